@@ -1,0 +1,110 @@
+"""What the installation is told from outside: every environment variable Ratchet reads, read once, typed.
+
+Does not start anything; `config.embedded` starts servers, `config.settings` hands values to Django."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """Typed view of the process environment."""
+
+    home: Path
+    """All state of the embedded services, spool, artifacts, secrets (RATCHET_HOME)."""
+    database_url: str
+    redis_url: str
+    embedded_postgres: bool
+    """True when DATABASE_URL is not set: Ratchet runs its own server."""
+    embedded_redis: bool
+    gateway_port: int
+    console_port: int
+    policy_port: int
+    otlp_endpoint: str
+    """OTEL_EXPORTER_OTLP_ENDPOINT; empty means that nothing is exported."""
+    base_model: Path
+    """Folder of the base model that the embedded policy server serves."""
+    first_byte_timeout_s: float
+    idle_timeout_s: float
+
+    @property
+    def sockets(self) -> Path:
+        """Folder of the embedded servers' Unix sockets: short, because a socket's path may not pass 107 bytes."""
+        return socket_folder(self.home)
+
+    @property
+    def spool(self) -> Path:
+        return self.home / "spool"
+
+    @property
+    def objects(self) -> Path:
+        """Root of the object store: adapters, snapshots, job folders."""
+        return self.home / "objects"
+
+    @property
+    def gateway_url(self) -> str:
+        return f"http://127.0.0.1:{self.gateway_port}"
+
+    @property
+    def console_url(self) -> str:
+        return f"http://127.0.0.1:{self.console_port}"
+
+    @property
+    def policy_url(self) -> str:
+        return f"http://127.0.0.1:{self.policy_port}"
+
+
+def socket_folder(home: Path) -> Path:
+    """A short folder of its own for each home, so that two installations on one machine never meet."""
+    tag = hashlib.sha256(str(home).encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"ratchet-{tag}"
+
+
+def read(variables: Mapping[str, str] = os.environ) -> Environment:
+    """Build the environment from `variables`. Raises ValueError naming the variable that does not parse."""
+    repository = Path(__file__).resolve().parents[2]
+    home = Path(variables.get("RATCHET_HOME") or repository / ".ratchet").absolute()
+    sockets = socket_folder(home)
+    return Environment(
+        home=home,
+        database_url=variables.get("DATABASE_URL") or f"postgresql://ratchet@/ratchet?host={quote(str(sockets))}",
+        redis_url=variables.get("REDIS_URL") or f"redis+socket://{sockets}/redis.sock",
+        embedded_postgres=not variables.get("DATABASE_URL"),
+        embedded_redis=not variables.get("REDIS_URL"),
+        gateway_port=_port(variables, "RATCHET_GATEWAY_PORT", 8400),
+        console_port=_port(variables, "RATCHET_CONSOLE_PORT", 8401),
+        policy_port=_port(variables, "RATCHET_POLICY_PORT", 8402),
+        otlp_endpoint=variables.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
+        base_model=Path(
+            variables.get("RATCHET_BASE_MODEL") or repository / "deploy" / "models" / "support-desk-base"
+        ).absolute(),
+        first_byte_timeout_s=_seconds(variables, "RATCHET_FIRST_BYTE_TIMEOUT_S", 600.0),
+        idle_timeout_s=_seconds(variables, "RATCHET_IDLE_TIMEOUT_S", 300.0),
+    )
+
+
+def _port(variables: Mapping[str, str], name: str, default: int) -> int:
+    text = variables.get(name, "")
+    if not text:
+        return default
+    if not text.isdigit() or not 0 < int(text) < 65536:
+        raise ValueError(f"{name} must be a port number from 1 to 65535, not {text!r}")
+    return int(text)
+
+
+def _seconds(variables: Mapping[str, str], name: str, default: float) -> float:
+    text = variables.get(name, "")
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise ValueError(f"{name} must be a positive number of seconds, not {text!r}")
+    return value

@@ -1,0 +1,203 @@
+"""Tables of what was observed: calls and their bytes, runs and steps, signals, spool positions, losses."""
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models import Q
+
+from accounts.models import ApiKey, Project
+from kernel.ids import uuid7
+
+
+class RunState(models.TextChoices):
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class CallOutcome(models.TextChoices):
+    """How an exchange ended, as seen by the gateway."""
+
+    COMPLETE = "complete"
+    UPSTREAM_ERROR = "upstream_error"  # the upstream answered with an error status
+    UPSTREAM_CUT = "upstream_cut"  # the answer ended before it was whole
+    UNREACHABLE = "unreachable"
+    CLIENT_GONE = "client_gone"
+    GATEWAY_DIED = "gateway_died"  # a begin record with no end record
+
+
+class Run(models.Model):
+    """One execution of the customer's agent: a tree of steps."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="runs")
+    api_key = models.ForeignKey(ApiKey, on_delete=models.PROTECT, related_name="+")
+    name = models.CharField(max_length=200, blank=True)
+    """The caller's own name for the run, when it gave one."""
+    state = models.CharField(max_length=20, choices=RunState, default=RunState.OPEN)
+    revision = models.PositiveIntegerField(default=0)
+    """Grows whenever calls or signals are added, so that an episode can say which view it froze."""
+    task_key = models.CharField(max_length=200, blank=True, db_index=True)
+    """What makes two runs attempts at the same task; from the signal `task`."""
+    model_alias = models.CharField(max_length=200, blank=True)
+    confidence = models.FloatField(default=1.0)
+    """The lowest confidence of the run's links, 0 to 1."""
+    step_count = models.PositiveIntegerField(default=0)
+    call_count = models.PositiveIntegerField(default=0)
+    started_at = models.DateTimeField()
+    latest_call_at = models.DateTimeField()
+    closed_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["project", "-started_at"]), models.Index(fields=["state", "latest_call_at"])]
+        constraints = [
+            models.CheckConstraint(name="run_state_known", condition=Q(state__in=RunState.values)),
+            models.UniqueConstraint(name="run_name_unique", fields=["api_key", "name"], condition=~Q(name="")),
+        ]
+
+
+class Step(models.Model):
+    """One agent turn of a run. SDK retries of the same request are calls of one step."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="+")
+    run = models.ForeignKey(Run, on_delete=models.PROTECT, related_name="steps")
+    index = models.PositiveIntegerField()
+    parent = models.ForeignKey("self", null=True, on_delete=models.PROTECT, related_name="children")
+    confidence = models.FloatField()
+    reason = models.CharField(max_length=60)
+    """Why the step stands here: `named`, `opening`, `echo`, `echo_ambiguous`, `retry`, `single`."""
+
+    class Meta:
+        constraints = [models.UniqueConstraint(name="step_index_unique", fields=["run", "index"])]
+
+
+class Call(models.Model):
+    """One exchange through the gateway."""
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    """Minted by the gateway (UUIDv7); answers carry it as `x-ratchet-call-id`."""
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="calls")
+    api_key = models.ForeignKey(ApiKey, on_delete=models.PROTECT, related_name="+")
+    step = models.ForeignKey(Step, null=True, on_delete=models.PROTECT, related_name="calls")
+    process = models.CharField(max_length=80)
+    boot = models.CharField(max_length=40)
+    sequence = models.BigIntegerField()
+    """Gap-free number of the begin record within process and boot."""
+    dialect = models.CharField(max_length=40, blank=True)
+    method = models.CharField(max_length=10)
+    path = models.CharField(max_length=500)
+    model_requested = models.CharField(max_length=200, blank=True)
+    model_served = models.CharField(max_length=200, blank=True)
+    model_version_id = models.UUIDField(null=True, db_index=True)
+    """A plain id: the registry lies above this package."""
+    deployment_id = models.UUIDField(null=True)
+    is_canary = models.BooleanField(default=False)
+    stream = models.BooleanField(default=False)
+    status_code = models.PositiveSmallIntegerField(null=True)
+    outcome = models.CharField(max_length=20, choices=CallOutcome)
+    retry_count = models.PositiveSmallIntegerField(default=0)
+    run_hint = models.UUIDField(null=True, db_index=True)
+    """The run the gateway told the caller; the stitcher decides, and this keeps the told id resolvable."""
+    run_name = models.CharField(max_length=200, blank=True)
+    """The caller's explicit run id, when it gave one."""
+    response_id = models.CharField(max_length=200, blank=True)
+    prefix_hash = models.BinaryField(null=True)
+    """Rolling hash of all the request's messages; see telemetry.stitching."""
+    parent_hashes = ArrayField(models.BinaryField(), default=list)
+    """Rolling hashes after each assistant message of the request, longest first: echoes of possible parents."""
+    echo_hash = models.BinaryField(null=True)
+    """Rolling hash of the request's messages plus the answer: what the run's next request must begin with."""
+    finish_reason = models.CharField(max_length=40, blank=True)
+    prompt_tokens = models.PositiveIntegerField(null=True)
+    completion_tokens = models.PositiveIntegerField(null=True)
+    tool_call_count = models.PositiveSmallIntegerField(default=0)
+    started_at = models.DateTimeField()
+    first_byte_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+    stitched_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["project", "-started_at"]),
+            models.Index(fields=["project", "response_id"]),
+            models.Index(fields=["api_key", "echo_hash"]),
+            models.Index(fields=["project", "id"], name="call_to_stitch", condition=Q(stitched_at=None)),
+        ]
+        constraints = [
+            models.UniqueConstraint(name="call_sequence_unique", fields=["process", "boot", "sequence"]),
+            models.CheckConstraint(name="call_outcome_known", condition=Q(outcome__in=CallOutcome.values)),
+        ]
+
+
+class CallBody(models.Model):
+    """The bytes of an exchange, apart from the call so that lists never drag them along."""
+
+    call = models.OneToOneField(Call, primary_key=True, on_delete=models.CASCADE, related_name="body")
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="+")
+    request = models.BinaryField()
+    response = models.BinaryField()
+    response_type = models.CharField(max_length=100, blank=True)
+
+
+class Signal(models.Model):
+    """One observation about a run, a call or a response: append-only; a later one supersedes, none is edited."""
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="signals")
+    api_key = models.ForeignKey(ApiKey, null=True, on_delete=models.PROTECT, related_name="+")
+    target_type = models.CharField(max_length=20)
+    """`run_id`, `call_id` or `response_id`."""
+    target = models.CharField(max_length=200)
+    run = models.ForeignKey(Run, null=True, on_delete=models.PROTECT, related_name="signals")
+    """Null until the call it speaks of has arrived and been stitched."""
+    step = models.PositiveIntegerField(null=True)
+    name = models.CharField(max_length=100)
+    value = models.JSONField()
+    source = models.CharField(max_length=40, default="feedback")
+    idempotency_key = models.CharField(max_length=200, blank=True)
+    observed_at = models.DateTimeField()
+    received_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["run", "name", "-observed_at"]),
+            models.Index(fields=["project", "target_type", "target"], name="signal_to_join", condition=Q(run=None)),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                name="signal_idempotent", fields=["project", "idempotency_key"], condition=~Q(idempotency_key="")
+            ),
+            models.CheckConstraint(
+                name="signal_target_known", condition=Q(target_type__in=["run_id", "call_id", "response_id"])
+            ),
+        ]
+
+
+class SpoolPosition(models.Model):
+    """How far a spool segment has been ingested; written in the transaction that stores its records."""
+
+    process = models.CharField(max_length=80)
+    boot = models.CharField(max_length=40)
+    segment = models.PositiveIntegerField()
+    offset_bytes = models.BigIntegerField(default=0)
+    next_sequence = models.BigIntegerField(default=0)
+    updated_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(name="spool_segment_unique", fields=["process", "boot", "segment"])]
+
+
+class CaptureLoss(models.Model):
+    """Something that was seen and could not be kept: a loss is a row, never a silence."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    process = models.CharField(max_length=80)
+    boot = models.CharField(max_length=40)
+    first_sequence = models.BigIntegerField()
+    last_sequence = models.BigIntegerField()
+    reason = models.CharField(max_length=60)
+    recorded_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(name="loss_unique", fields=["process", "boot", "first_sequence"]),
+        ]

@@ -1,0 +1,22 @@
+"""What every test shares: embedded servers for those that use the database, and nothing for those that do not."""
+
+from collections.abc import Iterator
+
+import pytest
+from django.conf import settings
+
+from config import embedded
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[None]:
+    """PostgreSQL and Redis of this home, started when they do not run and left as they were found."""
+    started = embedded.start(settings.ENVIRONMENT)
+    yield
+    if started:
+        embedded.stop(settings.ENVIRONMENT)
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(servers: None) -> None:
+    """pytest-django asks for this before it makes the test database."""
