@@ -6,6 +6,12 @@ import sys
 
 from django.core.management import execute_from_command_line
 
+from config import environment
+
 if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    try:
+        environment.read()
+    except ValueError as error:
+        sys.exit(f"ratchet: {error}")
     execute_from_command_line(sys.argv)

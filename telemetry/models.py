@@ -64,7 +64,7 @@ class Step(models.Model):
     parent = models.ForeignKey("self", null=True, on_delete=models.PROTECT, related_name="children")
     confidence = models.FloatField()
     reason = models.CharField(max_length=60)
-    """Why the step stands here: `named`, `opening`, `echo`, `echo_ambiguous`, `retry`, `single`."""
+    """Why the step stands here: `named`, `opening`, `echo`, `echo_ambiguous`, `retry`, `single`, `orphan`."""
 
     class Meta:
         constraints = [models.UniqueConstraint(name="step_index_unique", fields=["run", "index"])]
@@ -120,6 +120,7 @@ class Call(models.Model):
             models.Index(fields=["project", "-started_at"]),
             models.Index(fields=["project", "response_id"]),
             models.Index(fields=["api_key", "echo_hash"]),
+            models.Index(fields=["api_key", "prefix_hash"]),
             models.Index(fields=["project", "id"], name="call_to_stitch", condition=Q(stitched_at=None)),
         ]
         constraints = [

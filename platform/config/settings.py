@@ -3,6 +3,7 @@
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from config import environment, keyring
+from console import unfold
 from kernel.objects import ObjectStore
 
 ENVIRONMENT = environment.read()
@@ -53,6 +54,7 @@ INSTALLED_APPS = [
     "gateway",
     "console",
     "config",
+    "demo",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
@@ -113,8 +115,9 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 }
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 
-# The first login and all of the admin's own pages are unfold's; console/ adds to them.
-UNFOLD = {"SITE_TITLE": "Ratchet", "SITE_HEADER": "Ratchet", "SITE_SYMBOL": "settings_suggest"}
+# The look of the console; unfold reads it under this name.
+UNFOLD = unfold.SETTINGS
+LOGIN_REDIRECT_URL = "admin:index"
 
 # Values that lower layers take from here, so that only config reads the process environment.
 OBJECT_STORE = ObjectStore(ENVIRONMENT.objects)

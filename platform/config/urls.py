@@ -1,6 +1,8 @@
-"""Where pages live: the dashboard at the root, the control API under /api/."""
+"""Where pages live: the control API under /api/, the console at the root."""
 
-from django.contrib import admin
 from django.urls import path
 
-urlpatterns = [path("", admin.site.urls)]
+from console.admin import site
+from console.api.routes import api
+
+urlpatterns = [path("api/", api.urls), path("", site.urls)]

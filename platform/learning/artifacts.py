@@ -1,6 +1,8 @@
-"""Digests and safety of model files on disk: what identifies an adapter or a base model, and what may be loaded at all.
+"""Digests and safety of model files on disk: what identifies an adapter or a base model, and what may be
+loaded at all.
 
-Imports neither Django nor torch, so that the registry, the trainer and the policy server agree on one digest."""
+Imports neither Django nor torch, so that the registry, the trainer and the policy server agree on one
+digest."""
 
 from __future__ import annotations
 
@@ -22,8 +24,9 @@ class UnsafeArtifact(ValueError):
 def directory_digest(folder: Path) -> str:
     """The sha256 that identifies a folder of model files, as 64 hex digits.
 
-    It is the sha256 of one line per file, sorted by path: `<sha256 of the content>  <path with slashes>\\n`, the format of
-    `sha256sum`, so `find . -type f -printf '%P\\n' | LC_ALL=C sort | xargs sha256sum | sha256sum` gives the same answer.
+    It is the sha256 of one line per file, sorted by path: `<sha256 of the content>  <path with slashes>\\n`,
+    the format of `sha256sum`, so `find . -type f -printf '%P\\n' | LC_ALL=C sort | xargs sha256sum |
+    sha256sum` gives the same answer.
 
     Raises:
         UnsafeArtifact: the folder is missing, empty, or holds a link or a name with a line break in it.
@@ -34,7 +37,9 @@ def directory_digest(folder: Path) -> str:
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink() or "\n" in name or "\\" in name:
-            raise UnsafeArtifact(f"{name!r} in {folder} is a link or has a character that a digest line cannot hold")
+            raise UnsafeArtifact(
+                f"{name!r} in {folder} is a link or has a character that a digest line cannot hold"
+            )
         if path.is_file():
             lines.append((name, hashlib.sha256(path.read_bytes()).hexdigest()))
     if not lines:
@@ -47,7 +52,8 @@ def check_adapter(folder: Path) -> None:
     """Refuse anything but a LoRA adapter in safetensors: by the files' names and by what the files are.
 
     Raises:
-        UnsafeArtifact: a pickled or unexpected file, no weights, no configuration, or a file that only claims to be safetensors.
+        UnsafeArtifact: a pickled or unexpected file, no weights, no configuration, or a file that only claims
+            to be safetensors.
     """
     _check_files(folder)
     for required in (WEIGHTS_FILE, CONFIG_FILE):
@@ -93,7 +99,8 @@ def _check_files(folder: Path) -> None:
 
 
 def _check_safetensors(path: Path) -> None:
-    """A safetensors file starts with the length of its JSON header, then the header; a renamed pickle does not."""
+    """A safetensors file starts with the length of its JSON header, then the header; a renamed pickle does
+    not."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(path.stat().st_size, 100_000_000):

@@ -21,16 +21,24 @@ class ModelVersion(models.Model):
     adapter_path = models.CharField(max_length=500, blank=True)
     """Folder of the adapter below the object store's root; empty for the base itself."""
     adapter_sha256 = models.CharField(max_length=64, blank=True)
-    served_name = models.CharField(max_length=300, unique=True)
-    """The name policy nodes serve it under; carries the digest, is never used again."""
+    served_name = models.CharField(max_length=300, db_index=True)
+    """The name policy nodes serve it under. An adapter's carries its digest and never stands for other weights
+    (`release.registry` sees to that); a base's is the node's own name for it, shared by all who use that base."""
     job = models.OneToOneField(TrainingJob, null=True, on_delete=models.PROTECT, related_name="model_version")
     created_at = models.DateTimeField()
 
     class Meta:
-        constraints = [models.UniqueConstraint(name="model_version_unique", fields=["project", "line", "number"])]
+        constraints = [
+            models.UniqueConstraint(name="model_version_unique", fields=["project", "line", "number"])
+        ]
 
     def __str__(self) -> str:
         return f"{self.line} v{self.number}"
+
+    @property
+    def name(self) -> str:
+        """For headers, commands and the API, e.g. `support-desk-v2`."""
+        return f"{self.line}-v{self.number}"
 
 
 class Deployment(models.Model):
@@ -93,6 +101,8 @@ class Promotion(models.Model):
     decided_reason = models.TextField(blank=True)
     decided_at = models.DateTimeField(null=True)
     canary_started_at = models.DateTimeField(null=True)
+    champion_at = models.DateTimeField(null=True)
+    """When the candidate first became champion; null for one that never did."""
     finished_at = models.DateTimeField(null=True)
     verdict = models.TextField(blank=True)
     """The canary guard's latest sentence."""
@@ -101,9 +111,13 @@ class Promotion(models.Model):
 
     class Meta:
         constraints = [
-            models.CheckConstraint(name="promotion_state_known", condition=Q(state__in=PromotionState.values)),
+            models.CheckConstraint(
+                name="promotion_state_known", condition=Q(state__in=PromotionState.values)
+            ),
             models.UniqueConstraint(
-                name="one_open_promotion_per_alias", fields=["deployment"], condition=Q(state__in=PROMOTION_OPEN)
+                name="one_open_promotion_per_alias",
+                fields=["deployment"],
+                condition=Q(state__in=PROMOTION_OPEN),
             ),
             models.CheckConstraint(
                 name="nothing_moves_without_a_decision",

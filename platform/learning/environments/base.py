@@ -1,9 +1,10 @@
 """What an environment is, and the two ways to run one.
 
-A tool environment is a plain class: `reset(task_id=...)`, public methods that are the tools, an `outcome` property, and
-private state. TRL's `environment_factory` takes such a class unchanged; because it turns *every* public method into a tool,
-whatever a caller needs besides the tools lives here: `Environment` (name, digest, task sets, tool schemas) and `Rollout`,
-one environment instance driven by an ordinary OpenAI tool loop. No environment's rules live here."""
+A tool environment is a plain class: `reset(task_id=...)`, public methods that are the tools, an `outcome`
+property, and private state. TRL's `environment_factory` takes such a class unchanged; because it turns
+*every* public method into a tool, whatever a caller needs besides the tools lives here: `Environment` (name,
+digest, task sets, tool schemas) and `Rollout`, one environment instance driven by an ordinary OpenAI tool
+loop. No environment's rules live here."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class UnknownTask(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a rollout stands, judged by the environment itself. Read it at any time; it changes until the ticket closes."""
+    """How a rollout stands, judged by the environment itself. Read it at any time; it changes until the
+    ticket closes."""
 
     success: bool
     """The right thing was done, once, to the right object."""
@@ -49,7 +51,8 @@ class Outcome:
 
 
 class ToolEnvironment(Protocol):
-    """The shape that TRL's `environment_factory` expects, plus an outcome. Instances are reused: `reset` clears everything."""
+    """The shape that TRL's `environment_factory` expects, plus an outcome. Instances are reused: `reset`
+    clears everything."""
 
     def reset(self, *, task_id: str, **row: object) -> str | None: ...
 
@@ -71,11 +74,15 @@ class Rollout:
         self._malformed = 0
         self.task_id = task_id
         self.tools: list[dict[str, Any]] = environment.tools
-        self.messages: list[dict[str, Any]] = [*environment.prompt()[:-1], {"role": "user", "content": ticket or ""}]
+        self.messages: list[dict[str, Any]] = [
+            *environment.prompt()[:-1],
+            {"role": "user", "content": ticket or ""},
+        ]
         """The opening messages; callers append the model's answers and the tools' results."""
 
     def call(self, name: str, arguments_json: str) -> str:
-        """Run one tool. A bad call is answered with `{"error": ...}` and counted, as a model should see its mistake."""
+        """Run one tool. A bad call is answered with `{"error": ...}` and counted, as a model should see its
+        mistake."""
         schema = next((tool["function"] for tool in self.tools if tool["function"]["name"] == name), None)
         if schema is None:
             return self._refuse(f"unknown tool {name!r}")
@@ -119,7 +126,8 @@ class Environment:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over the source of the environment's module and of this one: equal digest, equal tasks and grading."""
+        """sha256 over the source of the environment's module and of this one: equal digest, equal tasks and
+        grading."""
         hasher = hashlib.sha256()
         for source in (sys.modules[self.factory.__module__].__file__, __file__):
             assert source is not None
@@ -164,14 +172,18 @@ def parse_task_id(task_id: str, splits: Sequence[str]) -> tuple[str, int]:
     """
     match = _TASK_ID.fullmatch(task_id)
     if match is None or match[1] not in splits:
-        raise UnknownTask(f"task id {task_id!r} is not one of {', '.join(f'{split}-NNNN' for split in splits)}")
+        raise UnknownTask(
+            f"task id {task_id!r} is not one of {', '.join(f'{split}-NNNN' for split in splits)}"
+        )
     return match[1], int(match[2])
 
 
 def tool_methods(factory: Callable[..., object]) -> list[Callable[..., str]]:
     """The public methods of an environment class other than `reset`, which are its tools."""
     members = vars(factory).items()
-    return [m for name, m in members if inspect.isfunction(m) and not name.startswith("_") and name != "reset"]
+    return [
+        m for name, m in members if inspect.isfunction(m) and not name.startswith("_") and name != "reset"
+    ]
 
 
 def tool_schema(method: Callable[..., str]) -> dict[str, Any]:
@@ -187,7 +199,9 @@ def tool_schema(method: Callable[..., str]) -> dict[str, Any]:
             "description": " ".join(summary.split()),
             "parameters": {
                 "type": "object",
-                "properties": {n: {"type": _JSON_TYPES[hints[n]], "description": described[n]} for n in names},
+                "properties": {
+                    n: {"type": _JSON_TYPES[hints[n]], "description": described[n]} for n in names
+                },
                 "required": names,
                 "additionalProperties": False,
             },

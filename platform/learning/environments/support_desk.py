@@ -1,9 +1,10 @@
 """A support desk: a customer's ticket, a small order database, a policy that must be read, and one decision.
 
-Every task is built from its id alone. The policy of a topic is drawn anew for each task (how much may be settled at the desk,
-what to do up to that amount and what above it), so that it can only be read, never remembered. Some tickets name an order
-that does not exist, or a topic without a policy: those go to a person. Held-out tasks use order numbers and policies that no
-training task uses; shifted tasks go further, with amounts as limits and wordings that training never shows."""
+Every task is built from its id alone. The policy of a topic is drawn anew for each task (how much may be
+settled at the desk, what to do up to that amount and what above it), so that it can only be read, never
+remembered. Some tickets name an order that does not exist, or a topic without a policy: those go to a person.
+Held-out tasks use order numbers and policies that no training task uses; shifted tasks go further, with
+amounts as limits and wordings that training never shows."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ class Task:
 
     @property
     def answer(self) -> str:
-        """What the policy asks for: its action up to the limit or above it; escalate where there is nothing to read."""
+        """What the policy asks for: its action up to the limit or above it; escalate where there is nothing
+        to read."""
         if not (self.order_exists and self.policy_exists):
             return "escalate"
         return self.within if self.amount <= self.limit else self.over
@@ -138,7 +140,8 @@ class SupportDesk:
         if topic not in TOPICS:
             return json.dumps({"error": "no such topic"})
         if topic != task.topic:
-            # Other topics have their own policies, fixed for the task: reading the wrong one misleads, as at a real desk.
+            # Other topics have their own policies, fixed for the task: reading the wrong one misleads, as at
+            # a real desk.
             other = random.Random(f"{task.order_id}:{topic}")
             return _policy_text(*other.choice(_POLICIES["train"][topic]))
         if not task.policy_exists:
@@ -179,7 +182,8 @@ class SupportDesk:
 
     @property
     def outcome(self) -> Outcome:
-        """Success: the first decision was the right one, on the ticket's order. Risk: a refund that was not the right one."""
+        """Success: the first decision was the right one, on the ticket's order. Risk: a refund that was not
+        the right one."""
         decision, order_id = self._decision or (None, "")
         task = self._task
         right = task is not None and decision == task.answer and order_id == task.order_id
@@ -214,8 +218,8 @@ def _is_heldout_order(order_id: str) -> bool:
 
 
 def _is_heldout_policy(topic: str, limit: int, within: str, over: str) -> bool:
-    # A Latin square: of the four pairs of actions, each topic withholds one for each limit. So training sees every word and
-    # every limit, and a held-out policy is a combination that it never saw.
+    # A Latin square: of the four pairs of actions, each topic withholds one for each limit. So training sees
+    # every word and every limit, and a held-out policy is a combination that it never saw.
     pair = 2 * WITHIN.index(within) + OVER.index(over)
     return (TOPICS.index(topic) + LIMITS.index(limit)) % 4 == pair
 

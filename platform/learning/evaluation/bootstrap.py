@@ -1,4 +1,5 @@
-"""The paired bootstrap: how sure a difference between two versions on the same tasks is. Pure standard library."""
+"""The paired bootstrap: how sure a difference between two versions on the same tasks is. Pure standard
+library."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A mean difference (candidate - champion) and its percentile bootstrap interval, in the values' own unit."""
+    """A mean difference (candidate - champion) and its percentile bootstrap interval, in the values' own
+    unit."""
 
     mean: float
     low: float
@@ -26,7 +28,8 @@ def paired_bootstrap(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Interval:
-    """Resample tasks, keeping each task's two results together, and take the percentiles of the mean difference.
+    """Resample tasks, keeping each task's two results together, and take the percentiles of the mean
+    difference.
 
     Args:
         champion: One value per task.

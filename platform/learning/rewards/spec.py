@@ -1,7 +1,8 @@
 """Reward specs: immutable documents that say what a good episode is, and the pure function that scores one.
 
-reward = outcome - cost - risk - step penalties. The same spec scores production episodes and the trainer's rollouts. A missing
-outcome gives no reward at all, never zero. Where signals come from, and which spec is in force, is not decided here."""
+reward = outcome - cost - risk - step penalties. The same spec scores production episodes and the trainer's
+rollouts. A missing outcome gives no reward at all, never zero. Where signals come from, and which spec is in
+force, is not decided here."""
 
 from __future__ import annotations
 
@@ -72,7 +73,8 @@ class RewardSpec:
         """A dict as loaded from JSON or YAML -> a spec.
 
         Raises:
-            InvalidRewardSpec: an unknown or missing key, a wrong type, a number that is negative or not finite.
+            InvalidRewardSpec: an unknown or missing key, a wrong type, a number that is negative or not
+                finite.
         """
         top = _mapping(document, "")
         _known(top, "", {field.name for field in fields(cls)})
@@ -135,7 +137,8 @@ class Score:
     steps: list[StepScore]
     """One per step, in order; `parts["cost"]` and `parts["step"]` are their sums."""
     missing: tuple[str, ...]
-    """Signals that the spec names and nobody has sent. A risk that nobody reported costs nothing, but is listed."""
+    """Signals that the spec names and nobody has sent. A risk that nobody reported costs nothing, but is
+    listed."""
 
 
 def score(spec: RewardSpec, signals: Mapping[str, float | bool | None], steps: Sequence[StepFacts]) -> Score:
@@ -203,7 +206,9 @@ def _term(document: object, path: str, kind: type[Any]) -> dict[str, Any]:
     _known(term, path, names)
     if "signal" in names and "signal" not in term:
         raise InvalidRewardSpec(f"{path}.signal: missing")
-    return {k: _text(v, f"{path}.{k}") if k == "signal" else _amount(v, f"{path}.{k}") for k, v in term.items()}
+    return {
+        k: _text(v, f"{path}.{k}") if k == "signal" else _amount(v, f"{path}.{k}") for k, v in term.items()
+    }
 
 
 def _mapping(document: object, path: str) -> dict[str, Any]:

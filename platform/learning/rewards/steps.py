@@ -1,6 +1,7 @@
 """Facts of each step of an episode, read from the messages of a chat: the countable side of a reward.
 
-Pure; works on production episodes and on the trainer's rollouts alike. What a fact costs is the reward spec's business."""
+Pure; works on production episodes and on the trainer's rollouts alike. What a fact costs is the reward spec's
+business."""
 
 from __future__ import annotations
 
@@ -36,9 +37,12 @@ def steps_from_messages(
 
     Args:
         messages: OpenAI-style messages; tool call arguments may be JSON text or objects.
-        tools: The tools offered, in OpenAI's format; without them only unparsable arguments count as malformed.
-        call_marker: How a tool call starts in this model's raw text. An assistant message whose text still has one holds a call
-            that did not parse: servers and TRL hand such text back as a final answer, and it must not pass as one.
+        tools: The tools offered, in OpenAI's format; without them only unparsable arguments count as
+            malformed.
+        call_marker: How a tool call starts in this model's raw text. An assistant message whose text still
+            has one holds a call
+            that did not parse: servers and TRL hand such text back as a final answer, and it must not pass as
+            one.
     """
     schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools or ()}
     seen: set[str] = set()
@@ -53,7 +57,8 @@ def steps_from_messages(
             function = call["function"]
             name, arguments = function["name"], _parsed(function["arguments"])
             if not isinstance(arguments, dict) or (
-                tools is not None and (name not in schemas or argument_problem(schemas[name], arguments) is not None)
+                tools is not None
+                and (name not in schemas or argument_problem(schemas[name], arguments) is not None)
             ):
                 malformed += 1
             key = json.dumps([name, arguments], sort_keys=True)

@@ -1,0 +1,225 @@
+"""The whole product in one foreground: embedded servers, then every process under supervisord, until Ctrl-C.
+
+Owns what is started, in which order, and what a newcomer is told. A process that dies is started again; a port that
+is taken, a home that is in use or a server that does not answer is one sentence, before anything has started.
+`manage.py run` and the demo use it."""
+
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import httpx
+import psycopg
+from django.core.management import call_command
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+
+from config import embedded
+from config.environment import Environment
+
+READY_TIMEOUT_S = 120.0
+
+
+class CannotRun(RuntimeError):
+    """The product cannot start here and now; the sentence says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """One supervised process."""
+
+    name: str
+    command: str
+    start_order: int
+    """Lower starts first and stops last."""
+
+
+def programs(env: Environment) -> list[Program]:
+    """Every process of the product, on this machine."""
+    python = sys.executable
+    manage = f"{python} {_repository() / 'manage.py'}"
+    # No gossip, no mingle, no heartbeat: workers do not talk to each other, rows coordinate them.
+    celery = f"{python} -m celery --quiet -A workers.app"
+    quiet = "--without-gossip --without-mingle --without-heartbeat --loglevel WARNING"
+    return [
+        Program(
+            "policy",
+            f"{python} -m workers.policy_server --base {env.base_model}"
+            f" --served-model-name {env.base_model.name} --host 127.0.0.1 --port {env.policy_port}",
+            10,
+        ),
+        Program("gateway", f"{python} -m gateway --host 127.0.0.1 --port {env.gateway_port}", 20),
+        Program("ingest", f"{manage} ingest", 20),
+        Program(
+            "console",
+            f"{python} -m granian --interface wsgi --host 127.0.0.1 --port {env.console_port}"
+            " --workers 1 --log-level warning config.wsgi:application",
+            20,
+        ),
+        Program("worker", f"{celery} worker -n default@%%h -Q default -c 1 {quiet}", 30),
+        Program("trainer", f"{celery} worker -n gpu@%%h -Q gpu -c 1 {quiet}", 30),
+        # The stock scheduler keeps its times in memory: nothing pickled, and a missed beat is made up by the next.
+        Program("beat", f"{celery} beat -S celery.beat:Scheduler --loglevel WARNING", 40),
+    ]
+
+
+class Product:
+    """The running product: `start`, then `wait_ready`, then `stop`. One per home at a time."""
+
+    def __init__(self, env: Environment) -> None:
+        self.env = env
+        self._lock: IO[str] | None = None
+        self._embedded_started = False
+        self._supervisor: subprocess.Popen[bytes] | None = None
+
+    def start(self, say: Callable[[str], None] = print) -> None:
+        """Start servers, bring the schema up to date, start every process.
+
+        Raises CannotRun, or EmbeddedServerError from the embedded servers."""
+        self._take_home()
+        for name, port in [
+            ("RATCHET_GATEWAY_PORT", self.env.gateway_port),
+            ("RATCHET_CONSOLE_PORT", self.env.console_port),
+            ("RATCHET_POLICY_PORT", self.env.policy_port),
+        ]:
+            _require_free(name, port)
+        self._embedded_started = bool(embedded.start(self.env))
+        if self._embedded_started:
+            say(f"PostgreSQL and Redis: embedded, data in {self.env.home}")
+        _require_database(self.env)
+        say("Database schema: up to date" if not _migrate() else "Database schema: migrated")
+        self._start_supervisor()
+
+    def wait_ready(self) -> None:
+        """Block until gateway, console and policy server answer. Raises CannotRun after READY_TIMEOUT_S."""
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        for name, url in [
+            ("policy server", f"{self.env.policy_url}/health"),
+            ("gateway", f"{self.env.gateway_url}/readyz"),
+            ("console", f"{self.env.console_url}/login/"),
+        ]:
+            while not _answers(url):
+                if self._supervisor is None or self._supervisor.poll() is not None:
+                    raise CannotRun(f"the process manager stopped; its last words are in {self.logs}")
+                if time.monotonic() > deadline:
+                    raise CannotRun(f"the {name} did not get ready; its last words are in {self.logs}")
+                time.sleep(0.1)
+
+    def wait(self) -> int:
+        """Block until the process manager ends; return its exit status."""
+        assert self._supervisor is not None
+        return self._supervisor.wait()
+
+    def stop(self) -> None:
+        """Stop every process, then the embedded servers that this object started. Safe to call twice."""
+        if self._supervisor is not None:
+            if self._supervisor.poll() is None:
+                self._supervisor.terminate()
+            self._supervisor.wait()
+            self._supervisor = None
+        if self._embedded_started:
+            embedded.stop(self.env)
+            self._embedded_started = False
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    @property
+    def logs(self) -> Path:
+        """Folder with one log a process."""
+        return self.env.home / "logs"
+
+    def _take_home(self) -> None:
+        self.env.home.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.env.home / "run.lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CannotRun(
+                f"Ratchet already runs from {self.env.home}: stop it with Ctrl-C in its terminal, "
+                "or set RATCHET_HOME to another folder"
+            ) from None
+
+    def _start_supervisor(self) -> None:
+        self.logs.mkdir(exist_ok=True)
+        config = self.env.home / "supervisord.conf"
+        lines = [
+            "[supervisord]",
+            "nodaemon=true",
+            f"logfile={self.logs / 'supervisord.log'}",
+            f"pidfile={self.env.home / 'supervisord.pid'}",
+            f"childlogdir={self.logs}",
+            "loglevel=warn",
+            *(["user=root"] if os.getuid() == 0 else []),
+        ]
+        for program in programs(self.env):
+            lines += [
+                f"[program:{program.name}]",
+                f"command={program.command}",
+                f"priority={program.start_order}",
+                f"directory={_repository()}",
+                "autorestart=true",
+                "startsecs=2",
+                "startretries=1000000",  # never give up: what it waits for (a database, a port) may come back
+                "stopwaitsecs=20",
+                "stopasgroup=true",
+                "killasgroup=true",
+                "redirect_stderr=true",
+                f"stdout_logfile={self.logs / program.name}.log",
+                "stdout_logfile_maxbytes=10MB",
+                "stdout_logfile_backups=2",
+            ]
+        config.write_text("\n".join(lines) + "\n")
+        # A session of its own, so that Ctrl-C reaches only this process, which then stops things in order.
+        self._supervisor = subprocess.Popen(
+            [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, "DJANGO_SETTINGS_MODULE": "config.settings"},
+        )
+
+
+def _repository() -> Path:
+    return Path(__file__).resolve().parents[2]
+
+
+def _require_free(name: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise CannotRun(f"port {port} is taken: stop what uses it, or set {name} to a free port") from None
+
+
+def _require_database(env: Environment) -> None:
+    try:
+        psycopg.connect(env.database_url, connect_timeout=5).close()
+    except psycopg.OperationalError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise CannotRun(f"PostgreSQL does not answer at DATABASE_URL ({reason}): start it, or unset DATABASE_URL") from None
+
+
+def _migrate() -> bool:
+    """Apply migrations; True when there were any."""
+    executor = MigrationExecutor(connection)
+    pending = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    if pending:
+        call_command("migrate", verbosity=0)
+    connection.close()
+    return bool(pending)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False

@@ -1,0 +1,71 @@
+"""`python -m gateway --host 127.0.0.1 --port 8400`: the gateway as a process, until SIGTERM or SIGINT."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+
+import django
+import uvloop
+from granian.constants import HTTPModes, Interfaces
+from granian.log import LogLevels
+from granian.server.embed import Server
+
+log = logging.getLogger("gateway")
+
+BACKLOG = 1024
+
+
+def main() -> None:
+    """Read the arguments, refuse an occupied port, serve."""
+    parser = argparse.ArgumentParser(prog="gateway", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    arguments = parser.parse_args()
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    django.setup()
+    problem = _occupied(arguments.host, arguments.port)
+    if problem:
+        print(problem, file=sys.stderr)
+        sys.exit(2)
+    uvloop.run(_serve(arguments.host, arguments.port))
+
+
+def _occupied(host: str, port: int) -> str:
+    """A sentence when the address cannot be bound. Asked here because the server binds with SO_REUSEPORT, which would
+    let two gateways share a port without a word."""
+    try:
+        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(address[0], socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address[4])
+    except OSError as error:
+        return f"The gateway cannot listen on {host}:{port} ({error.strerror}): stop what does, or give another --port."
+    return ""
+
+
+async def _serve(host: str, port: int) -> None:
+    # Models can be imported only once Django has been set up.
+    from gateway.wiring import build
+
+    server = Server(
+        build(),
+        address=host,
+        port=port,
+        interface=Interfaces.ASGI,
+        http=HTTPModes.http1,
+        websockets=False,
+        backlog=BACKLOG,
+        log_level=LogLevels.warning,
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    await server.serve()
+
+
+if __name__ == "__main__":
+    main()

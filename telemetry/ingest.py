@@ -1,0 +1,474 @@
+"""From the spool into PostgreSQL, exactly once: calls with their bytes, signals, losses.
+
+A call's row is written when its end record has been read, or when its gateway is gone. How far a boot has
+been read is stored in the transaction that stores its records, and points at the oldest call that has not
+ended. So a restart reads the records behind that point once more; their ids are known by then, and nothing
+doubles. A segment is removed after a commit that leaves nothing of it to read.
+
+Reads no message and joins no run: `telemetry.runs` does, when the hint arrives."""
+
+import fcntl
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import DatabaseError, DataError, IntegrityError, close_old_connections, connection, transaction
+
+from accounts.models import ApiKey, Organization
+from audit import ledger
+from audit.actions import Action, Actor, ObjectRef
+from kernel import clock
+from kernel.notify import CALLS_ARRIVED, notify
+from kernel.queueing import enqueue_on_commit
+from telemetry.models import CallOutcome, CaptureLoss, Signal, SpoolPosition
+from telemetry.records import BeginRecord, EndRecord, LossRecord, SignalRecord, UnknownRecord
+from telemetry.runs import STITCH
+from telemetry.spool import Entry, Segment, segments
+
+log = logging.getLogger(__name__)
+
+POLL_INTERVAL_S = 0.05
+AWAY_INTERVAL_S = 1.0
+"""Pause between tries while PostgreSQL is away."""
+CHUNK_RECORDS = 2000
+CHUNK_BYTES = 16 << 20
+"""What one transaction holds at most, give or take one record."""
+
+_MISSING = "missing"
+"""Reason of a gap that no loss record has explained (yet)."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def run_forever(stop: threading.Event, *, folder: Path | None = None) -> None:
+    """Ingest until `stop` is set. Waits while PostgreSQL is away, and while another ingester has the
+    folder."""
+    folder = folder or settings.ENVIRONMENT.spool
+    folder.mkdir(parents=True, exist_ok=True)
+    with _only_ingester(folder, stop):
+        ingester = Ingester(folder)
+        is_away = False
+        while not stop.is_set():
+            try:
+                stored = ingester.ingest_once(now=clock.now())
+            except DatabaseError as error:
+                if not is_away:
+                    log.warning("the database is away, the spool keeps filling: %s", str(error).strip())
+                is_away = True
+                ingester = Ingester(folder)  # what a failed transaction had read is read again
+                close_old_connections()
+                stop.wait(AWAY_INTERVAL_S)
+                continue
+            if is_away:
+                log.warning("the database is back")
+                is_away = False
+            if not stored:
+                stop.wait(POLL_INTERVAL_S)
+    connection.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Begin:
+    """A call that has not ended, and where its record lies."""
+
+    record: BeginRecord
+    sequence: int
+    segment: int
+    offset: int
+
+
+@dataclass
+class _Boot:
+    """How far one boot of one gateway process has been read."""
+
+    process: str
+    boot: str
+    segment: int
+    offset: int
+    next_sequence: int | None
+    """None: the beginning is not here any more, so the first number read is taken as it is."""
+    open_calls: dict[UUID, _Begin] = field(default_factory=dict)
+
+    @property
+    def low_water(self) -> tuple[int, int, int]:
+        """Segment, offset and sequence from which a restart must read: the oldest call that has not ended."""
+        oldest = next(iter(self.open_calls.values()), None)
+        if oldest is not None:
+            return oldest.segment, oldest.offset, oldest.sequence
+        return self.segment, self.offset, self.next_sequence or 0
+
+
+@dataclass
+class _Chunk:
+    """The rows of one transaction."""
+
+    calls: list[tuple[_Begin, EndRecord | None]] = field(default_factory=list)
+    signals: list[tuple[int, SignalRecord]] = field(default_factory=list)
+    gaps: list[tuple[int, int, str]] = field(default_factory=list)
+    """First and last sequence number, reason."""
+    explanations: list[LossRecord] = field(default_factory=list)
+
+
+class Ingester:
+    """Reads one spool folder. Holds the calls that have not ended in memory; the rest is in the database."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._boots: dict[tuple[str, str], _Boot] = {}
+        self._unreadable: set[Path] = set()
+
+    def ingest_once(self, *, now: datetime) -> int:
+        """Store what the gateways have written so far; return how many records were read.
+
+        Raises DatabaseError when the database is away; make a new Ingester then."""
+        # Asked before the folder is listed for good: a writer has its next segment before it closes the one
+        # before.
+        closed = {segment for segment in segments(self._folder) if segment.is_closed()}
+        by_boot: dict[tuple[str, str], list[Segment]] = {}
+        for segment in segments(self._folder):
+            by_boot.setdefault((segment.process, segment.boot), []).append(segment)
+        self._boots = {key: boot for key, boot in self._boots.items() if key in by_boot}
+        return sum(
+            self._ingest_boot(files, is_over=files[-1] in closed, now=now) for files in by_boot.values()
+        )
+
+    def _ingest_boot(self, files: Sequence[Segment], *, is_over: bool, now: datetime) -> int:
+        process, name = files[0].process, files[0].boot
+        boot = self._boots.get((process, name)) or _load(process, name, files[0].number)
+        self._boots[process, name] = boot
+        count = 0
+        for file in files:
+            if file.number < boot.segment:
+                continue
+            if file.number > boot.segment:
+                boot.segment, boot.offset = file.number, 0
+            read, is_exhausted = 1, False
+            while read and not is_exhausted:
+                chunk = _Chunk()
+                read, is_exhausted = self._read(file, boot, chunk)
+                is_end = is_exhausted and is_over and file is files[-1]
+                if is_end:
+                    _finish(chunk, boot, file)
+                if read or is_end:
+                    _store(chunk, boot, now)
+                count += read
+            if not is_exhausted:
+                return count
+        self._remove(files, boot, is_over=is_over)
+        return count
+
+    def _read(self, file: Segment, boot: _Boot, chunk: _Chunk) -> tuple[int, bool]:
+        """Fill a chunk from a segment; return how many records it took, and whether the segment has no
+        more."""
+        read, begin_offset = 0, boot.offset
+        try:
+            for entry in file.read(boot.offset):
+                _take(entry, boot, chunk)
+                boot.offset = entry.end_offset
+                read += 1
+                if read >= CHUNK_RECORDS or boot.offset - begin_offset >= CHUNK_BYTES:
+                    return read, False
+        except UnknownRecord as error:
+            if file.path not in self._unreadable:
+                log.error("%s waits for a newer version of Ratchet: %s", file.path, error)
+                self._unreadable.add(file.path)
+            return read, False
+        return read, True
+
+    def _remove(self, files: Sequence[Segment], boot: _Boot, *, is_over: bool) -> None:
+        """Remove the segments that nothing needs any more; the commit that says so is behind us."""
+        needed_from = boot.low_water[0]
+        for file in files:
+            if is_over or file.number < needed_from:
+                file.remove()
+        if is_over:
+            SpoolPosition.objects.filter(process=boot.process, boot=boot.boot).delete()
+            del self._boots[boot.process, boot.boot]
+
+
+def _load(process: str, boot: str, first_segment: int) -> _Boot:
+    position = SpoolPosition.objects.filter(process=process, boot=boot).order_by("-segment").first()
+    if position is None or position.segment < first_segment:
+        return _Boot(process, boot, first_segment, 0, 0 if first_segment == 0 else None)
+    return _Boot(process, boot, position.segment, position.offset_bytes, position.next_sequence)
+
+
+def _take(entry: Entry, boot: _Boot, chunk: _Chunk) -> None:
+    """Sort one record into the chunk, noticing what is missing before it."""
+    if boot.next_sequence is not None and entry.sequence > boot.next_sequence:
+        chunk.gaps.append((boot.next_sequence, entry.sequence - 1, _MISSING))
+    boot.next_sequence = entry.sequence + 1
+    match entry.record:
+        case BeginRecord() as begin:
+            boot.open_calls[begin.call_id] = _Begin(begin, entry.sequence, boot.segment, boot.offset)
+        case EndRecord() as end:
+            opened = boot.open_calls.pop(end.call_id, None)
+            if opened is not None:  # its begin was lost: the gap says so
+                chunk.calls.append((opened, end))
+        case SignalRecord() as signal:
+            chunk.signals.append((entry.sequence, signal))
+        case LossRecord() as loss:
+            chunk.explanations.append(loss)
+
+
+def _finish(chunk: _Chunk, boot: _Boot, last: Segment) -> None:
+    """The boot is over and read to its end: calls that are still open died with it."""
+    chunk.calls += [(begin, None) for begin in boot.open_calls.values()]
+    boot.open_calls.clear()
+    if last.path.stat().st_size > boot.offset:
+        torn = boot.next_sequence or 0
+        chunk.gaps.append((torn, torn, "torn"))
+
+
+def _store(chunk: _Chunk, boot: _Boot, now: datetime) -> None:
+    with transaction.atomic():
+        projects = dict(ApiKey.objects.filter(id__in=_key_ids(chunk)).values_list("id", "project_id"))
+        calls = []
+        for begin, end in chunk.calls:
+            if projects.get(begin.record.api_key_id) != begin.record.project_id:
+                chunk.gaps.append((begin.sequence, begin.sequence, "unknown_project"))
+                continue
+            try:
+                calls.append(_rows(begin, end, boot))
+            except (ValueError, OverflowError):
+                chunk.gaps.append((begin.sequence, begin.sequence, "malformed"))
+        signals = []
+        for sequence, record in chunk.signals:
+            if projects.get(record.api_key_id) != record.project_id:
+                chunk.gaps.append((sequence, sequence, "unknown_project"))
+                continue
+            try:
+                signals.append(_signal(record))
+            except (ValueError, OverflowError):
+                chunk.gaps.append((sequence, sequence, "malformed"))
+        _copy_calls(calls, chunk)
+        # Not only the id conflicts: a second signal with the same idempotency key is the first one again.
+        Signal.objects.bulk_create(signals, ignore_conflicts=True)
+        _store_losses(chunk, boot, now)
+        segment, offset, sequence = boot.low_water
+        SpoolPosition.objects.update_or_create(
+            process=boot.process,
+            boot=boot.boot,
+            segment=segment,
+            defaults={"offset_bytes": offset, "next_sequence": sequence, "updated_at": now},
+        )
+        for project_id in {begin.record.project_id for begin, _ in chunk.calls} | {
+            record.project_id for _, record in chunk.signals
+        }:
+            if project_id in projects.values():
+                enqueue_on_commit(STITCH, project_id=str(project_id))
+        if calls or signals:
+            notify(CALLS_ARRIVED)
+
+
+def _key_ids(chunk: _Chunk) -> set[UUID]:
+    calls = {begin.record.api_key_id for begin, _ in chunk.calls}
+    return calls | {record.api_key_id for _, record in chunk.signals}
+
+
+_CALL_COLUMNS = {
+    "id": "uuid", "project_id": "uuid", "api_key_id": "uuid", "process": "varchar", "boot": "varchar",
+    "sequence": "int8", "dialect": "varchar", "method": "varchar", "path": "varchar",
+    "model_requested": "varchar", "model_served": "varchar", "model_version_id": "uuid",
+    "deployment_id": "uuid", "is_canary": "bool", "stream": "bool", "status_code": "int2",
+    "outcome": "varchar", "retry_count": "int2", "run_hint": "uuid", "run_name": "varchar",
+    "response_id": "varchar", "prefix_hash": "bytea", "parent_hashes": "bytea[]", "echo_hash": "bytea",
+    "finish_reason": "varchar", "prompt_tokens": "int4", "completion_tokens": "int4", "tool_call_count": "int2",
+    "started_at": "timestamptz", "first_byte_at": "timestamptz", "ended_at": "timestamptz",
+}  # fmt: skip
+_BODY_COLUMNS = {
+    "call_id": "uuid", "project_id": "uuid", "request": "bytea", "response": "bytea", "response_type": "varchar",
+}  # fmt: skip
+_CallRows = tuple[int, tuple[Any, ...], tuple[Any, ...]]
+
+
+def _rows(begin: _Begin, end: EndRecord | None, boot: _Boot) -> _CallRows:
+    """The rows of a call and of its bytes. Raises ValueError or OverflowError for values that no gateway
+    writes."""
+    call = begin.record
+    ended = end or EndRecord(call_id=call.call_id, outcome=CallOutcome.GATEWAY_DIED, ended_at=0)
+    row = {
+        "id": call.call_id,
+        "project_id": call.project_id,
+        "api_key_id": call.api_key_id,
+        "process": boot.process,
+        "boot": boot.boot,
+        "sequence": begin.sequence,
+        "dialect": _text(call.dialect, 40),
+        "method": _text(call.method, 10),
+        "path": _text(call.path, 500),
+        "model_requested": _text(call.model_requested, 200),
+        "model_served": _text(call.model_served, 200),
+        "model_version_id": call.model_version_id,
+        "deployment_id": call.deployment_id,
+        "is_canary": call.is_canary,
+        "stream": call.stream,
+        "status_code": _count(ended.status_code, 32_767),
+        "outcome": CallOutcome(ended.outcome).value,
+        "retry_count": _count(call.retry_count, 32_767) or 0,
+        "run_hint": call.run_hint,
+        "run_name": _text(call.run_name, 200),
+        "response_id": _text(ended.response_id, 200),
+        "prefix_hash": call.prefix_hash,
+        "parent_hashes": list(call.parent_hashes),
+        "echo_hash": ended.echo_hash,
+        "finish_reason": _text(ended.finish_reason, 40),
+        "prompt_tokens": _count(ended.prompt_tokens, 2**31 - 1),
+        "completion_tokens": _count(ended.completion_tokens, 2**31 - 1),
+        "tool_call_count": _count(ended.tool_call_count, 32_767) or 0,
+        "started_at": _time(call.started_at),
+        "first_byte_at": _time(ended.first_byte_at) if ended.first_byte_at is not None else None,
+        "ended_at": _time(ended.ended_at) if end else None,
+    }
+    body = (call.call_id, call.project_id, call.request, ended.response, _text(ended.response_type, 100))
+    return begin.sequence, tuple(row[name] for name in _CALL_COLUMNS), body
+
+
+def _signal(record: SignalRecord) -> Signal:
+    if record.target_type not in {"run_id", "call_id", "response_id"}:
+        raise ValueError(f"unknown target type {record.target_type!r}")
+    return Signal(
+        id=record.signal_id,
+        project_id=record.project_id,
+        api_key_id=record.api_key_id,
+        target_type=record.target_type,
+        target=_text(record.target, 200),
+        name=_text(record.name, 100),
+        value=_json(record.value),
+        step=_count(record.step, 2**31 - 1),
+        idempotency_key=_text(record.idempotency_key, 200),
+        observed_at=_time(record.observed_at),
+        received_at=_time(record.received_at),
+    )
+
+
+def _copy_calls(calls: Sequence[_CallRows], chunk: _Chunk) -> None:
+    """Insert calls that are not known yet. Should PostgreSQL refuse one, that one becomes a loss, not the
+    chunk."""
+    if not calls:
+        return
+    try:
+        with transaction.atomic():
+            _copy("telemetry_call", _CALL_COLUMNS, [row for _, row, _ in calls])
+            _copy("telemetry_callbody", _BODY_COLUMNS, [body for _, _, body in calls])
+    except (DataError, IntegrityError) as error:
+        if len(calls) == 1:
+            log.error("a call was refused by the database: %s", str(error).strip())
+            chunk.gaps.append((calls[0][0], calls[0][0], "refused"))
+            return
+        middle = len(calls) // 2
+        _copy_calls(calls[:middle], chunk)
+        _copy_calls(calls[middle:], chunk)
+
+
+def _copy(table: str, columns: dict[str, str], rows: Sequence[tuple[Any, ...]]) -> None:
+    """COPY into a temporary twin first: COPY itself knows no ON CONFLICT. All names are constants of this
+    module."""
+    names = ", ".join(columns)
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE TEMP TABLE IF NOT EXISTS new_{table} (LIKE {table}) ON COMMIT DELETE ROWS")
+        cursor.execute(f"TRUNCATE new_{table}")
+        with cursor.copy(f"COPY new_{table} ({names}) FROM STDIN (FORMAT BINARY)") as copy:
+            copy.set_types(list(columns.values()))
+            for row in rows:
+                copy.write_row(row)
+        cursor.execute(
+            f"INSERT INTO {table} ({names}) SELECT {names} FROM new_{table} ON CONFLICT DO NOTHING"
+        )
+
+
+def _store_losses(chunk: _Chunk, boot: _Boot, now: datetime) -> None:
+    """A row for each loss that is new, and an event in the ledger of every organization: whose records they
+    were is exactly what is not known."""
+    reasons = {first: _explain(first, last, reason, chunk) for first, last, reason in chunk.gaps}
+    known = set(
+        CaptureLoss.objects.filter(
+            process=boot.process, boot=boot.boot, first_sequence__in=list(reasons)
+        ).values_list("first_sequence", flat=True)
+    )
+    for first, last, _ in sorted(chunk.gaps):
+        if first in known:
+            continue
+        known.add(first)
+        loss = CaptureLoss.objects.create(
+            process=boot.process,
+            boot=boot.boot,
+            first_sequence=first,
+            last_sequence=last,
+            reason=reasons[first],
+            recorded_at=now,
+        )
+        for organization_id in Organization.objects.values_list("id", flat=True):
+            ledger.record(
+                Action.CAPTURE_LOST,
+                actor=Actor.service("ingest"),
+                organization_id=organization_id,
+                project_id=None,
+                obj=ObjectRef("capture_loss", loss.id),
+                at=now,
+                data={
+                    "process": boot.process,
+                    "boot": boot.boot,
+                    "first_sequence": first,
+                    "last_sequence": last,
+                    "reason": loss.reason,
+                },
+            )
+    for explanation in chunk.explanations:
+        CaptureLoss.objects.filter(
+            process=boot.process,
+            boot=boot.boot,
+            first_sequence__gte=explanation.first_sequence,
+            last_sequence__lte=explanation.last_sequence,
+            reason=_MISSING,
+        ).update(reason=_text(explanation.reason, 60))
+
+
+def _explain(first: int, last: int, reason: str, chunk: _Chunk) -> str:
+    """The reason that a loss record of the same chunk gives for a gap."""
+    if reason != _MISSING:
+        return reason
+    given = (r.reason for r in chunk.explanations if r.first_sequence <= first and last <= r.last_sequence)
+    return _text(next(given, _MISSING), 60)
+
+
+def _text(value: str, limit: int) -> str:
+    """What PostgreSQL can hold: no NUL, no half of a surrogate pair, no more than the column takes."""
+    return value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()[:limit]
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, str):
+        return _text(value, len(value))
+    if isinstance(value, list):
+        return [_json(item) for item in value]
+    if isinstance(value, dict):
+        return {_json(str(name)): _json(item) for name, item in value.items()}
+    return value
+
+
+def _count(value: int | None, most: int) -> int | None:
+    return None if value is None else max(0, min(int(value), most))
+
+
+def _time(microseconds: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+@contextmanager
+def _only_ingester(folder: Path, stop: threading.Event) -> Iterator[None]:
+    """One ingester at a time per folder; a second one waits to take over."""
+    with (folder / "ingest.lock").open("a") as lock:
+        while not stop.is_set():
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                stop.wait(AWAY_INTERVAL_S)
+        yield

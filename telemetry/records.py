@@ -1,0 +1,153 @@
+"""What a gateway writes to its spool, as frozen types, and their form as bytes.
+
+A record is a JSON header and, for calls, the customer's bytes behind it, untouched. Does not know files or tables:
+`telemetry.spool` frames and stores the bytes, `telemetry.ingest` turns records into rows. Times are Unix microseconds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+from uuid import UUID
+
+import orjson
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BeginRecord:
+    """A call is about to be relayed: appended before the upstream hears of it."""
+
+    KIND: ClassVar[int] = 1
+    BODY: ClassVar[str] = "request"
+
+    call_id: UUID
+    project_id: UUID
+    api_key_id: UUID
+    started_at: int
+    dialect: str
+    """`chat`; empty for what passes through uninterpreted, whose bytes are not kept."""
+    method: str
+    path: str
+    model_requested: str = ""
+    model_served: str = ""
+    model_version_id: UUID | None = None
+    deployment_id: UUID | None = None
+    is_canary: bool = False
+    stream: bool = False
+    retry_count: int = 0
+    run_hint: UUID | None = None
+    run_name: str = ""
+    prefix_hash: bytes | None = None
+    parent_hashes: tuple[bytes, ...] = ()
+    request: bytes = b""
+    """The client's body, without its content encoding."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EndRecord:
+    """A call is over: appended before the answer's last byte leaves. A begin without an end means a killed gateway."""
+
+    KIND: ClassVar[int] = 2
+    BODY: ClassVar[str] = "response"
+
+    call_id: UUID
+    outcome: str
+    """A `telemetry.models.CallOutcome`."""
+    status_code: int | None = None
+    response_id: str = ""
+    finish_reason: str = ""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    tool_call_count: int = 0
+    echo_hash: bytes | None = None
+    first_byte_at: int | None = None
+    ended_at: int
+    response: bytes = b""
+    """What of the answer was received, without its content encoding."""
+    response_type: str = ""
+    """Its media type; `; content-encoding=br` follows when that encoding could not be undone."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SignalRecord:
+    """Feedback that was accepted."""
+
+    KIND: ClassVar[int] = 3
+    BODY: ClassVar[str] = ""
+
+    signal_id: UUID
+    project_id: UUID
+    api_key_id: UUID
+    target_type: str
+    target: str
+    name: str
+    value: Any
+    step: int | None = None
+    idempotency_key: str = ""
+    observed_at: int
+    received_at: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossRecord:
+    """Records that could not be kept. Their sequence numbers are used up, so the gap and this record explain each other."""
+
+    KIND: ClassVar[int] = 4
+    BODY: ClassVar[str] = ""
+
+    first_sequence: int
+    last_sequence: int
+    reason: str
+    """`spool_full` (the quota), or `write_failed`."""
+    recorded_at: int
+
+
+Record = BeginRecord | EndRecord | SignalRecord | LossRecord
+
+
+class UnknownRecord(ValueError):
+    """The bytes are a whole record, of a kind or shape that this version does not know."""
+
+
+def encode(record: Record) -> tuple[int, bytes, bytes]:
+    """A record as its kind, JSON header and raw body."""
+    body = record.BODY
+    header = {name: getattr(record, name) for name in _NAMES[record.KIND] if name != body}
+    return record.KIND, orjson.dumps(header, default=bytes.hex), getattr(record, body) if body else b""
+
+
+def decode(kind: int, header: bytes, body: bytes) -> Record:
+    """The record that `encode` saw. Fields that this version does not know are dropped. Raises UnknownRecord."""
+    record_type = _TYPES.get(kind)
+    if record_type is None:
+        raise UnknownRecord(f"record kind {kind} is not known to this version")
+    try:
+        stored = orjson.loads(header)
+        known = {name: _read(name, value) for name, value in stored.items() if name in _NAMES[kind]}
+        if record_type.BODY:
+            known[record_type.BODY] = body
+        return record_type(**known)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UnknownRecord(f"record of kind {kind} has a shape that this version does not know") from error
+
+
+def _read(name: str, value: Any) -> Any:
+    parse = _PARSERS.get(name)
+    return value if parse is None or value is None else parse(value)
+
+
+def _hashes(value: list[str]) -> tuple[bytes, ...]:
+    return tuple(bytes.fromhex(item) for item in value)
+
+
+_TYPES: dict[int, type[Record]] = {
+    record_type.KIND: record_type for record_type in (BeginRecord, EndRecord, SignalRecord, LossRecord)
+}
+_NAMES = {kind: tuple(field.name for field in fields(record_type)) for kind, record_type in _TYPES.items()}
+_PARSERS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(
+        ["call_id", "project_id", "api_key_id", "signal_id", "model_version_id", "deployment_id", "run_hint"],
+        UUID,
+    ),
+    "prefix_hash": bytes.fromhex,
+    "echo_hash": bytes.fromhex,
+    "parent_hashes": _hashes,
+}

@@ -1,0 +1,318 @@
+"""Runs and steps in the database: every call finds its place, idle runs close.
+
+The rule is `telemetry.stitching.decide`; this module brings it the earlier calls, a batch at a time, and
+writes what it says. One stitcher at a time works on a project. What a run is worth is not known here, nor
+which signal ends it."""
+
+from bisect import insort
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from operator import itemgetter
+from uuid import UUID
+
+from django.db import connection, transaction
+from django.db.models import Exists, F, OuterRef, Q, Window
+from django.db.models.functions import RowNumber
+
+from kernel.ids import uuid7
+from kernel.queueing import TaskRef
+from telemetry.models import Call, CallOutcome, Run, RunState, Signal, Step
+from telemetry.stitching import MAX_EQUALS, Earlier, Hashes, Link, Reason, decide
+
+STITCH = TaskRef("telemetry.stitch")
+"""Argument `project_id`: stitch the project's new calls, then join its signals."""
+
+BATCH = 500
+GRACE = timedelta(seconds=3)
+"""How long a call waits, after its end, for an earlier call that another gateway's spool may still bring. A
+parent that comes later becomes a run of its own: links are never rewritten, because episodes may have been
+built on them."""
+RETRY_WINDOW = timedelta(minutes=15)
+"""How far back an SDK's retry looks for its first attempt."""
+IDLE = timedelta(minutes=10)
+FRESH = timedelta(minutes=5)
+"""How long the sweep itself looks for the run of a signal; after that, only new calls of its project bring
+it in."""
+
+
+def lock_project(project_id: UUID) -> None:
+    """Let one stitcher or joiner at a time work on a project, until the transaction ends."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"stitch:{project_id}"])
+
+
+def due_projects(*, now: datetime) -> list[UUID]:
+    """Projects with calls to stitch or fresh signals to join."""
+    calls = Call.objects.filter(stitched_at=None)
+    signals = Signal.objects.filter(run=None, received_at__gt=now - FRESH)
+    return sorted(
+        calls.order_by()
+        .values_list("project_id", flat=True)
+        .union(signals.values_list("project_id", flat=True))
+    )
+
+
+def stitch_pending(*, project_id: UUID, now: datetime) -> int:
+    """Give the project's new calls their step and run; return how many found their place.
+
+    Calls are taken in the order in which they started, so that the order of arrival does not matter. One
+    whose earlier call is not here yet waits for GRACE."""
+    stitched = 0
+    after: tuple[datetime, UUID] | None = None
+    while True:
+        with transaction.atomic():
+            lock_project(project_id)
+            pending = Call.objects.filter(project_id=project_id, stitched_at=None)
+            if after:
+                pending = pending.filter(Q(started_at__gt=after[0]) | Q(started_at=after[0], id__gt=after[1]))
+            calls = list(pending.order_by("started_at", "id")[:BATCH])
+            stitched += _stitch(calls, now)
+        if len(calls) < BATCH:
+            return stitched
+        after = calls[-1].started_at, calls[-1].id
+
+
+def close(run_ids: Iterable[UUID], *, now: datetime) -> int:
+    """Close runs whose outcome is known; return how many were open."""
+    return Run.objects.filter(id__in=list(run_ids), state=RunState.OPEN).update(
+        state=RunState.CLOSED, closed_at=now
+    )
+
+
+def close_idle(*, now: datetime, idle: timedelta = IDLE) -> int:
+    """Close the runs of all projects that had no call for `idle`; return how many.
+
+    A closed run still takes late calls and signals: its revision grows, and with it a new episode is due."""
+    quiet = Run.objects.filter(state=RunState.OPEN, latest_call_at__lt=now - idle)
+    return quiet.update(state=RunState.CLOSED, closed_at=now)
+
+
+@dataclass
+class _Attempts:
+    """The calls of one step, as something that an SDK may have tried again."""
+
+    run_id: UUID
+    step_id: UUID
+    retry_counts: set[int]
+    answered: bool
+
+    def earlier(self, retry_count: int) -> Earlier:
+        claimed = max(self.retry_counts) >= retry_count
+        return Earlier(self.run_id, self.step_id, claimed=claimed, answered=self.answered)
+
+
+@dataclass
+class _Known:
+    """What the rule needs to know about earlier calls; grows as the batch's own calls find their place."""
+
+    answers: dict[tuple[UUID, bytes], list[tuple[datetime, Earlier]]] = field(default_factory=dict)
+    """By API key and echo hash, in the order in which the answers ended."""
+    attempts: dict[tuple[UUID, bytes], dict[UUID, _Attempts]] = field(default_factory=dict)
+    """By API key and prefix hash, then by step, oldest first."""
+    runs: dict[UUID, Run] = field(default_factory=dict)
+    named: dict[tuple[UUID, str], Run] = field(default_factory=dict)
+    taken: set[UUID] = field(default_factory=set)
+    """Told run ids that are run ids already."""
+    grown: dict[UUID, Run] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+    placed: list[Call] = field(default_factory=list)
+
+    def add_answer(self, key_id: UUID, echo: bytes, ended_at: datetime, earlier: Earlier) -> None:
+        insort(self.answers.setdefault((key_id, echo), []), (ended_at, earlier), key=itemgetter(0))
+
+    def add_attempt(
+        self, key_id: UUID, prefix: bytes, run_id: UUID, step_id: UUID, retry_count: int, outcome: str
+    ) -> None:
+        steps = self.attempts.setdefault((key_id, prefix), {})
+        attempts = steps.setdefault(step_id, _Attempts(run_id, step_id, set(), answered=False))
+        attempts.retry_counts.add(retry_count)
+        attempts.answered |= outcome == CallOutcome.COMPLETE
+
+
+def _stitch(calls: Sequence[Call], now: datetime) -> int:
+    if not calls:
+        return 0
+    known = _load(calls)
+    for call in calls:
+        link = _link(call, known, now)
+        if link is not None:
+            _place(call, link, known)
+    _save(known, now)
+    return len(known.placed)
+
+
+def _load(calls: Sequence[Call]) -> _Known:
+    """Everything earlier that the batch may refer to, in five queries."""
+    known = _Known()
+    keys = {call.api_key_id for call in calls}
+    echoes = {bytes(echo) for call in calls for echo in call.parent_hashes}
+    newest_first = Window(
+        RowNumber(),
+        partition_by=[F("api_key_id"), F("echo_hash")],
+        order_by=F("ended_at").desc(nulls_last=True),
+    )
+    answers = (
+        Call.objects.filter(
+            api_key_id__in=keys, echo_hash__in=echoes, step__isnull=False, ended_at__isnull=False
+        )
+        .annotate(rank=newest_first, claimed=Exists(Step.objects.filter(parent_id=OuterRef("step_id"))))
+        .filter(rank__lte=MAX_EQUALS)
+        .values_list("api_key_id", "echo_hash", "ended_at", "step__run_id", "step_id", "claimed")
+    )
+    for key_id, echo, ended_at, run_id, step_id, claimed in answers:
+        if echo is not None and ended_at is not None:
+            known.add_answer(key_id, bytes(echo), ended_at, Earlier(run_id, step_id, claimed=claimed))
+
+    retries = [call for call in calls if call.retry_count and call.prefix_hash]
+    if retries:
+        first_attempts = (
+            Call.objects.filter(
+                api_key_id__in=keys,
+                prefix_hash__in={bytes(call.prefix_hash) for call in retries if call.prefix_hash},
+                step__isnull=False,
+                started_at__gte=retries[0].started_at - RETRY_WINDOW,
+            )
+            .order_by("started_at", "id")
+            .values_list("api_key_id", "prefix_hash", "step__run_id", "step_id", "retry_count", "outcome")
+        )
+        for key_id, prefix, run_id, step_id, retry_count, outcome in first_attempts:
+            if prefix is not None:
+                known.add_attempt(key_id, bytes(prefix), run_id, step_id, retry_count, outcome)
+
+    names = {call.run_name for call in calls if call.run_name}
+    linked = {answer.run_id for equals in known.answers.values() for _, answer in equals}
+    linked |= {attempts.run_id for steps in known.attempts.values() for attempts in steps.values()}
+    for run in Run.objects.filter(Q(id__in=linked) | Q(api_key_id__in=keys, name__in=names)):
+        known.runs[run.id] = run
+        if run.name:
+            known.named[run.api_key_id, run.name] = run
+    told = {call.run_hint for call in calls if call.run_hint}
+    known.taken.update(Run.objects.filter(id__in=told).values_list("id", flat=True))
+    return known
+
+
+def _link(call: Call, known: _Known, now: datetime) -> Link | None:
+    """Where the call stands; None while it waits for an earlier call that may still arrive."""
+    parents = tuple(bytes(echo) for echo in call.parent_hashes)
+    hashes = Hashes(bytes(call.prefix_hash), parents) if call.prefix_hash else None
+    run = known.named.get((call.api_key_id, call.run_name)) if call.run_name else None
+    attempts = []
+    if call.retry_count and hashes:
+        steps = known.attempts.get((call.api_key_id, hashes.prefix), {})
+        attempts = [
+            step.earlier(call.retry_count)
+            for step in steps.values()
+            if min(step.retry_counts) < call.retry_count
+        ]
+    answers = {
+        echo: [answer for _, answer in known.answers.get((call.api_key_id, echo), ())] for echo in parents
+    }
+    if call.run_name:
+        run_id = run.id if run else None
+        attempts = [attempt for attempt in attempts if attempt.run_id == run_id]
+        answers = {
+            echo: [answer for answer in equals if answer.run_id == run_id] for echo, equals in answers.items()
+        }
+    elif now - (call.ended_at or call.started_at) < GRACE and _may_get_better(
+        call, parents, answers, attempts
+    ):
+        return None
+    return decide(hashes, answers=answers, attempts=attempts, named=bool(call.run_name), told=call.run_hint)
+
+
+def _may_get_better(
+    call: Call,
+    parents: Sequence[bytes],
+    answers: Mapping[bytes, Sequence[Earlier]],
+    attempts: Sequence[Earlier],
+) -> bool:
+    """Whether an earlier call that has not arrived could be the one that this call continues or retries."""
+    if call.retry_count and call.prefix_hash:
+        return not attempts
+    if not parents:
+        return False
+    equals = answers[parents[0]]
+    told_another = call.run_hint is not None and all(answer.run_id != call.run_hint for answer in equals)
+    return not equals or told_another
+
+
+def _place(call: Call, link: Link, known: _Known) -> None:
+    if call.run_name:
+        run = known.named.get((call.api_key_id, call.run_name)) or _open_run(call, known)
+    else:
+        run = known.runs[link.to.run_id] if link.to else _open_run(call, known)
+    if link.reason is Reason.RETRY and link.to and link.to.step_id:
+        call.step_id = link.to.step_id
+    else:
+        step = Step(
+            project_id=call.project_id,
+            run_id=run.id,
+            index=run.step_count,
+            parent_id=link.to.step_id if link.to else None,
+            confidence=link.confidence,
+            reason=link.reason,
+        )
+        known.steps.append(step)
+        call.step_id = step.id
+        run.step_count += 1
+        if link.to:
+            link.to.claimed = True
+    if run.id not in known.grown:
+        run.revision += 1
+        known.grown[run.id] = run
+    ended_at = call.ended_at or call.started_at
+    run.call_count += 1
+    run.confidence = min(run.confidence, link.confidence)
+    run.started_at = min(run.started_at, call.started_at)
+    run.latest_call_at = max(run.latest_call_at, ended_at)
+    run.model_alias = run.model_alias or call.model_requested
+    known.placed.append(call)
+    if call.echo_hash:
+        known.add_answer(call.api_key_id, bytes(call.echo_hash), ended_at, Earlier(run.id, call.step_id))
+    if call.prefix_hash:
+        known.add_attempt(
+            call.api_key_id, bytes(call.prefix_hash), run.id, call.step_id, call.retry_count, call.outcome
+        )
+
+
+def _open_run(call: Call, known: _Known) -> Run:
+    told_is_free = call.run_hint is not None and call.run_hint not in known.taken
+    run = Run(
+        id=call.run_hint if told_is_free else uuid7(),
+        project_id=call.project_id,
+        api_key_id=call.api_key_id,
+        name=call.run_name,
+        started_at=call.started_at,
+        latest_call_at=call.started_at,
+    )
+    known.taken.add(run.id)
+    known.runs[run.id] = run
+    if run.name:
+        known.named[run.api_key_id, run.name] = run
+    return run
+
+
+def _save(known: _Known, now: datetime) -> None:
+    # `state` is not among the updated fields: a run may be closed by somebody else meanwhile.
+    Run.objects.bulk_create(
+        known.grown.values(),
+        update_conflicts=True,
+        unique_fields=["id"],
+        update_fields=[
+            "revision",
+            "model_alias",
+            "confidence",
+            "step_count",
+            "call_count",
+            "started_at",
+            "latest_call_at",
+        ],
+    )
+    Step.objects.bulk_create(known.steps)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE telemetry_call AS call SET step_id = placed.step_id, stitched_at = %s"
+            " FROM unnest(%s::uuid[], %s::uuid[]) AS placed (id, step_id) WHERE call.id = placed.id",
+            [now, [call.id for call in known.placed], [call.step_id for call in known.placed]],
+        )

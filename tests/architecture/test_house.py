@@ -1,0 +1,68 @@
+"""The repository's own promises, held against its files: words, layout, pins, nothing that phones home."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from audit.actions import Action
+from config import run
+from config.environment import read
+from workers import schedule, tasks
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = [
+    path
+    for folder in ("platform", "telemetry", "audit", "workers")
+    for path in (ROOT / folder).rglob("*.py")
+    if "migrations" not in path.parts
+]
+
+
+def files() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [ROOT / name for name in listed.splitlines()]
+
+
+def test_every_package_init_is_empty() -> None:
+    assert [str(p) for p in SOURCE if p.name == "__init__.py" and p.read_text().strip()] == []
+
+
+def test_every_module_says_what_it_owns() -> None:
+    silent = [str(p.relative_to(ROOT)) for p in SOURCE if p.name != "__init__.py" and not p.read_text().startswith(('"""', 'r"""'))]
+    assert silent == []
+
+
+def test_every_audit_action_is_documented() -> None:
+    documented = set(re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \|", (ROOT / "docs/audit-format.md").read_text(), re.MULTILINE))
+    assert {action.value for action in Action} == documented
+
+
+def test_the_glossary_names_every_table() -> None:
+    words = (ROOT / "docs/glossary.md").read_text().lower()
+    for word in ("run", "step", "call", "signal", "episode", "training job", "model version", "deployment", "promotion"):
+        assert re.search(rf"^\| [^|]*\b{word}\b", words, re.MULTILINE), word
+
+
+def test_every_requirement_is_pinned() -> None:
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line)] == []
+
+
+def test_every_scheduled_task_exists() -> None:
+    assert {entry["task"] for entry in schedule.app.conf.beat_schedule.values()} <= set(tasks.app.tasks)
+
+
+@pytest.mark.parametrize("program", run.programs(read({})), ids=lambda program: str(program.name))
+def test_no_process_listens_beyond_loopback(program: run.Program) -> None:
+    assert "0.0.0.0" not in program.command
+    assert "--port" not in program.command or "--host 127.0.0.1" in program.command
+
+
+def test_no_pickle_and_no_foreign_host() -> None:
+    for path in SOURCE:
+        text = path.read_text()
+        assert not re.search(r"^\s*(import|from) (pickle|shelve|marshal|dill|joblib)\b", text, re.MULTILINE), path
+        hosts = set(re.findall(r"https?://([a-z0-9.-]+\.[a-z]{2,})", text)) - {"example.com", "api.openai.com"}
+        assert not hosts, f"{path} names {hosts}"

@@ -1,0 +1,20 @@
+"""What happens by the clock, on one screen. Every entry is a sweep: it looks for rows that are due and hints at them.
+
+A sweep that runs twice, late or not at all loses nothing; `expires` keeps missed ones from piling up in Redis."""
+
+from typing import Any
+
+from workers.app import app
+
+
+def _every(seconds: float, task: str) -> dict[str, Any]:
+    return {"task": task, "schedule": seconds, "options": {"expires": max(5.0, 2 * seconds), "queue": "default"}}
+
+
+app.conf.beat_schedule = {
+    "seal the ledger": _every(1.0, "audit.seal"),
+    "stitch calls, join signals, build episodes": _every(2.0, "telemetry.sweep"),
+    "close idle runs": _every(30.0, "telemetry.close_idle"),
+    "send training jobs and evaluations that are due": _every(5.0, "learning.sweep"),
+    "move promotions on, load adapters": _every(1.0, "release.sweep"),
+}

@@ -1,0 +1,83 @@
+"""The Celery tasks: each loads nothing, decides nothing, calls one service and returns.
+
+Arguments are ids, by keyword; unknown ones are passed over, so that a worker survives a newer sender. A task may come
+late, twice or never: the rows it looks at know what is due, and the sweeps in `workers.schedule` look again."""
+
+import os
+import socket
+from uuid import UUID
+
+from audit import sealer
+from kernel import clock
+from learning import episodes, training
+from learning.evaluation import jobs as evaluations
+from release import promotion, registry
+from release import sweep as release_sweep
+from telemetry import runs, signals
+from workers.app import app
+
+
+def _owner() -> str:
+    """Who holds a lease: this process on this host."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+@app.task(name="audit.seal")
+def seal(**_: object) -> None:
+    sealer.seal_due(now=clock.now())
+
+
+@app.task(name=runs.STITCH.name)
+def stitch(*, project_id: str, **_: object) -> None:
+    project, now = UUID(project_id), clock.now()
+    runs.stitch_pending(project_id=project, now=now)
+    signals.join_pending(project_id=project, now=now)
+    episodes.build_due(project_id=project, now=now)
+
+
+@app.task(name="telemetry.sweep")
+def telemetry_sweep(**_: object) -> None:
+    for project_id in runs.due_projects(now=clock.now()):
+        stitch(project_id=str(project_id))
+
+
+@app.task(name="telemetry.close_idle")
+def close_idle(**_: object) -> None:
+    runs.close_idle(now=clock.now())
+
+
+@app.task(name="learning.sweep")
+def learning_sweep(**_: object) -> None:
+    now = clock.now()
+    training.sweep(now=now)
+    evaluations.sweep(now=now)
+
+
+@app.task(name=training.TRAIN.name)
+def train(*, job_id: str, **_: object) -> None:
+    training.run_job(job_id=UUID(job_id), owner=_owner())
+
+
+@app.task(name=evaluations.EVALUATE.name)
+def evaluate(*, evaluation_id: str, **_: object) -> None:
+    evaluations.run_evaluation(evaluation_id=UUID(evaluation_id), owner=_owner())
+
+
+@app.task(name=registry.REGISTER.name)
+def register(*, job_id: str, **_: object) -> None:
+    registry.register_from_job(job_id=UUID(job_id), now=clock.now())
+
+
+@app.task(name="release.offer")
+def offer(*, evaluation_id: str, **_: object) -> None:
+    promotion.offer(evaluation_id=UUID(evaluation_id), now=clock.now())
+
+
+@app.task(name=promotion.START_CANARY.name)
+def start_canary(*, promotion_id: str, **_: object) -> None:
+    promotion.start_canary(promotion_id=UUID(promotion_id), now=clock.now())
+
+
+@app.task(name="release.sweep")
+def sweep_release(**_: object) -> None:
+    release_sweep.sweep(now=clock.now())
