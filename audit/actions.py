@@ -1,4 +1,5 @@
-"""The words of the ledger: what can happen, who can do it, to what. Plain values; `audit.ledger` writes them."""
+"""The words of the ledger: what can happen, who can do it, to what. Plain values; `audit.ledger` writes
+them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

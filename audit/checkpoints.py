@@ -6,8 +6,8 @@
                                      an empty line
     — <name> <base64 of 4 bytes of key id and 64 of signature>
 
-The signature covers everything up to and with the newline before the empty line. Other lines of signatures, say of
-witnesses, may follow and are passed over. Our key's name is the log's origin.
+The signature covers everything up to and with the newline before the empty line. Other lines of signatures,
+say of witnesses, may follow and are passed over. Our key's name is the log's origin.
 Formats: c2sp.org/tlog-checkpoint and c2sp.org/signed-note"""
 
 import base64

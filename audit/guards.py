@@ -1,7 +1,7 @@
 """SQL that makes the ledger's tables insert-only; the migration runs it.
 
-ENABLE ALWAYS, because plain triggers sleep under `session_replication_role = replica`. A superuser can still drop
-them: `audit.verify` is what finds that out."""
+ENABLE ALWAYS, because plain triggers sleep under `session_replication_role = replica`. A superuser can still
+drop them: `audit.verify` is what finds that out."""
 
 TABLES = ("audit_event", "audit_leaf", "audit_ledgercheckpoint")
 

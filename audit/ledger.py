@@ -1,6 +1,7 @@
 """Writing to the ledger: one event, inside the transaction of the change it describes.
 
-An event, version 1, is canonical JSON (RFC 8785) with these members, absent when they would be empty except where said:
+An event, version 1, is canonical JSON (RFC 8785) with these members, absent when they would be empty except
+where said:
 
     v            1
     id           UUIDv7 of the event
@@ -17,7 +18,8 @@ An event, version 1, is canonical JSON (RFC 8785) with these members, absent whe
     data         {...}, always there
     cause        ids of the events that led to this one
 
-Does not sequence or sign: `audit.sealer` does, after the commit, so that no business transaction waits for another."""
+Does not sequence or sign: `audit.sealer` does, after the commit, so that no business transaction waits for
+another."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -71,7 +73,8 @@ def record(
 ) -> UUID:
     """Add one event to the organization's ledger and return its id; it commits or rolls back with the change.
 
-    The caller holds a lock on the object's row, or creates it: two writers of one object's history would collide.
+    The caller holds a lock on the object's row, or creates it: two writers of one object's history would
+    collide.
 
     Raises NotInTransaction, and EventRefused for a float, an integer past 2**53 or more than MAX_EVENT_BYTES.
     """

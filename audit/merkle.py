@@ -1,7 +1,7 @@
 """The ledger's tree, RFC 9162 section 2.1: grown leaf by leaf, with proofs that one leaf is in it. Pure.
 
-`kernel.merkle` hashes a list that is all there; this keeps only the roots of the full subtrees (at most 64 hashes)
-between one batch of leaves and the next. A test holds that both give the same root."""
+`kernel.merkle` hashes a list that is all there; this keeps only the roots of the full subtrees (at most 64
+hashes) between one batch of leaves and the next. A test holds that both give the same root."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ from kernel.merkle import root as root_of_list
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
-    """A tree of `size` leaves, as the roots of its full subtrees, largest first: one for each bit set in `size`."""
+    """A tree of `size` leaves, as the roots of its full subtrees, largest first: one for each bit set in
+    `size`."""
 
     size: int
     hashes: tuple[bytes, ...]
@@ -68,7 +69,8 @@ def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
 
 
 def verify_inclusion(leaf: bytes, *, index: int, size: int, proof: Sequence[bytes], root: bytes) -> bool:
-    """Whether `proof` leads from `leaf` at `index` to `root` of a tree of `size` (RFC 9162 section 2.1.3.2)."""
+    """Whether `proof` leads from `leaf` at `index` to `root` of a tree of `size` (RFC 9162 section
+    2.1.3.2)."""
     if not 0 <= index < size:
         return False
     node, last = leaf, size - 1

@@ -1,7 +1,7 @@
 """Tables of the ledger. Plain ids and no foreign keys: an event outlives what it speaks of.
 
-Events, leaves and checkpoints are insert-only (`audit.guards`). That is a guard rail against mistakes; the evidence
-is the signed checkpoint that somebody else keeps."""
+Events, leaves and checkpoints are insert-only (`audit.guards`). That is a guard rail against mistakes; the
+evidence is the signed checkpoint that somebody else keeps."""
 
 from django.db import models
 from django.db.models import Q
@@ -50,7 +50,8 @@ class Event(models.Model):
 
 
 class Pending(models.Model):
-    """An event that has no place in the tree yet. Ids grow within a transaction and along one object's history."""
+    """An event that has no place in the tree yet. Ids grow within a transaction and along one object's
+    history."""
 
     id = models.BigAutoField(primary_key=True)
     organization_id = models.UUIDField(db_index=True)

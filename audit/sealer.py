@@ -1,8 +1,8 @@
 """Giving committed events their place in the tree and signing the result.
 
-Works from the pending rows, not from "ids after the last one seen": a transaction that began early and committed
-late is therefore never passed over. The lock on the head row makes one sealer at a time of each organization; any
-number of sealers may run. Does not look at what events say."""
+Works from the pending rows, not from "ids after the last one seen": a transaction that began early and
+committed late is therefore never passed over. The lock on the head row makes one sealer at a time of each
+organization; any number of sealers may run. Does not look at what events say."""
 
 from datetime import datetime
 from uuid import UUID
@@ -21,7 +21,8 @@ BATCH = 5_000
 
 
 def seal_due(*, now: datetime) -> int:
-    """Seal what is pending in every organization that no other sealer is busy with; the number of events sealed."""
+    """Seal what is pending in every organization that no other sealer is busy with; the number of events
+    sealed."""
     due = Pending.objects.order_by("organization_id").values_list("organization_id", flat=True).distinct()
     return sum(seal(organization_id=item, now=now, seed=settings.KEYRING.ledger_seed) for item in list(due))
 
@@ -58,9 +59,7 @@ def _seal_batch(*, organization_id: UUID, now: datetime, seed: bytes) -> int:
     if not rows:
         return 0
     leaves = [
-        Leaf(
-            organization_id=organization_id, seq=seq, event_id=row.event_id, hash=hashes[row.event_id]
-        )
+        Leaf(organization_id=organization_id, seq=seq, event_id=row.event_id, hash=hashes[row.event_id])
         for seq, row in enumerate(rows, start=head.size)
     ]
     frontier = frontier.extend(hashes[row.event_id] for row in rows)

@@ -87,7 +87,8 @@ def events_of_many(objects: Sequence[tuple[str, UUID | str]]) -> dict[tuple[str,
 
 
 def head(*, organization_id: UUID) -> HeadRow:
-    """The latest checkpoint of an organization's log, and how many events wait for the next, in two queries."""
+    """The latest checkpoint of an organization's log, and how many events wait for the next, in two
+    queries."""
     unsealed = Pending.objects.filter(organization_id=organization_id).count()
     latest = LedgerCheckpoint.objects.filter(organization_id=organization_id).order_by("-size").first()
     if latest is None:

@@ -1,8 +1,8 @@
 """Checking the whole ledger against itself, its signatures and checkpoints that somebody kept elsewhere.
 
-Reads one snapshot of the database, so that writers and sealers at work are never mistaken for tampering. What it
-cannot see alone: a ledger rewritten from end to end with the stolen signing key, and an old backup put back whole.
-For those, give it a checkpoint that was kept outside (`kept`)."""
+Reads one snapshot of the database, so that writers and sealers at work are never mistaken for tampering. What
+it cannot see alone: a ledger rewritten from end to end with the stolen signing key, and an old backup put
+back whole. For those, give it a checkpoint that was kept outside (`kept`)."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -130,6 +130,7 @@ class _Check:
         self.public = public
         self.findings: list[Finding] = []
         self.events = self.unsealed = self.checkpoints = 0
+        self._rewritten = False
         self._latest: dict[tuple[str, str], tuple[int, bytes]] = {}
         """Object -> number and leaf hash of its latest event so far."""
 
@@ -193,7 +194,8 @@ class _Check:
         return sorted(signed, key=lambda checkpoint: checkpoint.size)
 
     def _check_leaves(self, signed: Sequence[Checkpoint]) -> int:
-        """Walk the tree from leaf 0, comparing its root at every signed size; returns how many leaves there are."""
+        """Walk the tree from leaf 0, comparing its root at every signed size; returns how many leaves there
+        are."""
         frontier, verified, row_id = EMPTY, 0, 0
         waiting = list(reversed(signed))
         leaves = Leaf.objects.filter(organization_id=self.organization_id).order_by("seq")
@@ -282,7 +284,7 @@ class _Check:
                 f"the head counts {held[0]} leaves; {frontier.size} are here",
                 seq=frontier.size,
             )
-        elif held != (frontier.size, frontier.to_bytes()):
+        elif held != (frontier.size, frontier.to_bytes()) and not self._rewritten:
             self._find(
                 Tampering.HISTORY_REWRITTEN, "the head row is not the head of the leaves", seq=frontier.size
             )
@@ -292,6 +294,7 @@ class _Check:
             )
 
     def _find_rewritten(self, verified: int, size: int) -> None:
+        self._rewritten = True
         leaf = Leaf.objects.filter(organization_id=self.organization_id, seq=verified).first()
         event = Event.objects.filter(id=leaf.event_id).first() if leaf else None
         detail = (

@@ -96,15 +96,24 @@ def _message(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
     function = _mapping(call.get("function"))
-    arguments = function.get("arguments")
     return {
         "id": _text(call.get("id")),
         "type": "function",
-        "function": {
-            "name": _text(function.get("name")),
-            "arguments": arguments if isinstance(arguments, str) else json.dumps(arguments),
-        },
+        "function": {"name": _text(function.get("name")), "arguments": _arguments(function.get("arguments"))},
     }
+
+
+def _arguments(value: Any) -> str:
+    """The arguments as text. Nesting that no parser takes becomes text that is no JSON, and so counts as
+    malformed."""
+    try:
+        text = value if isinstance(value, str) else json.dumps(value)
+        json.loads(text)
+    except ValueError:
+        return text
+    except RecursionError:
+        return "(nested too deeply)"
+    return text
 
 
 def _load(body: bytes) -> Any:

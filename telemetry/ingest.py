@@ -13,13 +13,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import DatabaseError, DataError, IntegrityError, close_old_connections, connection, transaction
+from django.db import Error as AnyDatabaseError
+from django.db import close_old_connections, connection, transaction
 
 from accounts.models import ApiKey, Organization
 from audit import ledger
@@ -27,8 +27,9 @@ from audit.actions import Action, Actor, ObjectRef
 from kernel import clock
 from kernel.notify import CALLS_ARRIVED, notify
 from kernel.queueing import enqueue_on_commit
-from telemetry.models import CallOutcome, CaptureLoss, Signal, SpoolPosition
+from telemetry.models import CaptureLoss, Signal, SpoolPosition
 from telemetry.records import BeginRecord, EndRecord, LossRecord, SignalRecord, UnknownRecord
+from telemetry.rows import call_rows, copy_calls, fitting, signal_row
 from telemetry.runs import STITCH
 from telemetry.spool import Entry, Segment, segments
 
@@ -43,7 +44,6 @@ CHUNK_BYTES = 16 << 20
 
 _MISSING = "missing"
 """Reason of a gap that no loss record has explained (yet)."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def run_forever(stop: threading.Event, *, folder: Path | None = None) -> None:
@@ -57,7 +57,7 @@ def run_forever(stop: threading.Event, *, folder: Path | None = None) -> None:
         while not stop.is_set():
             try:
                 stored = ingester.ingest_once(now=clock.now())
-            except DatabaseError as error:
+            except AnyDatabaseError as error:  # InterfaceError, a closed connection, is no DatabaseError
                 if not is_away:
                     log.warning("the database is away, the spool keeps filling: %s", str(error).strip())
                 is_away = True
@@ -126,7 +126,7 @@ class Ingester:
     def ingest_once(self, *, now: datetime) -> int:
         """Store what the gateways have written so far; return how many records were read.
 
-        Raises DatabaseError when the database is away; make a new Ingester then."""
+        Raises django.db.Error when the database is away; make a new Ingester then."""
         # Asked before the folder is listed for good: a writer has its next segment before it closes the one
         # before.
         closed = {segment for segment in segments(self._folder) if segment.is_closed()}
@@ -235,7 +235,10 @@ def _store(chunk: _Chunk, boot: _Boot, now: datetime) -> None:
                 chunk.gaps.append((begin.sequence, begin.sequence, "unknown_project"))
                 continue
             try:
-                calls.append(_rows(begin, end, boot))
+                rows = call_rows(
+                    begin.record, end, process=boot.process, boot=boot.boot, sequence=begin.sequence
+                )
+                calls.append(rows)
             except (ValueError, OverflowError):
                 chunk.gaps.append((begin.sequence, begin.sequence, "malformed"))
         signals = []
@@ -244,10 +247,10 @@ def _store(chunk: _Chunk, boot: _Boot, now: datetime) -> None:
                 chunk.gaps.append((sequence, sequence, "unknown_project"))
                 continue
             try:
-                signals.append(_signal(record))
+                signals.append(signal_row(record))
             except (ValueError, OverflowError):
                 chunk.gaps.append((sequence, sequence, "malformed"))
-        _copy_calls(calls, chunk)
+        chunk.gaps += [(sequence, sequence, "refused") for sequence in copy_calls(calls)]
         # Not only the id conflicts: a second signal with the same idempotency key is the first one again.
         Signal.objects.bulk_create(signals, ignore_conflicts=True)
         _store_losses(chunk, boot, now)
@@ -270,117 +273,6 @@ def _store(chunk: _Chunk, boot: _Boot, now: datetime) -> None:
 def _key_ids(chunk: _Chunk) -> set[UUID]:
     calls = {begin.record.api_key_id for begin, _ in chunk.calls}
     return calls | {record.api_key_id for _, record in chunk.signals}
-
-
-_CALL_COLUMNS = {
-    "id": "uuid", "project_id": "uuid", "api_key_id": "uuid", "process": "varchar", "boot": "varchar",
-    "sequence": "int8", "dialect": "varchar", "method": "varchar", "path": "varchar",
-    "model_requested": "varchar", "model_served": "varchar", "model_version_id": "uuid",
-    "deployment_id": "uuid", "is_canary": "bool", "stream": "bool", "status_code": "int2",
-    "outcome": "varchar", "retry_count": "int2", "run_hint": "uuid", "run_name": "varchar",
-    "response_id": "varchar", "prefix_hash": "bytea", "parent_hashes": "bytea[]", "echo_hash": "bytea",
-    "finish_reason": "varchar", "prompt_tokens": "int4", "completion_tokens": "int4", "tool_call_count": "int2",
-    "started_at": "timestamptz", "first_byte_at": "timestamptz", "ended_at": "timestamptz",
-}  # fmt: skip
-_BODY_COLUMNS = {
-    "call_id": "uuid", "project_id": "uuid", "request": "bytea", "response": "bytea", "response_type": "varchar",
-}  # fmt: skip
-_CallRows = tuple[int, tuple[Any, ...], tuple[Any, ...]]
-
-
-def _rows(begin: _Begin, end: EndRecord | None, boot: _Boot) -> _CallRows:
-    """The rows of a call and of its bytes. Raises ValueError or OverflowError for values that no gateway
-    writes."""
-    call = begin.record
-    ended = end or EndRecord(call_id=call.call_id, outcome=CallOutcome.GATEWAY_DIED, ended_at=0)
-    row = {
-        "id": call.call_id,
-        "project_id": call.project_id,
-        "api_key_id": call.api_key_id,
-        "process": boot.process,
-        "boot": boot.boot,
-        "sequence": begin.sequence,
-        "dialect": _text(call.dialect, 40),
-        "method": _text(call.method, 10),
-        "path": _text(call.path, 500),
-        "model_requested": _text(call.model_requested, 200),
-        "model_served": _text(call.model_served, 200),
-        "model_version_id": call.model_version_id,
-        "deployment_id": call.deployment_id,
-        "is_canary": call.is_canary,
-        "stream": call.stream,
-        "status_code": _count(ended.status_code, 32_767),
-        "outcome": CallOutcome(ended.outcome).value,
-        "retry_count": _count(call.retry_count, 32_767) or 0,
-        "run_hint": call.run_hint,
-        "run_name": _text(call.run_name, 200),
-        "response_id": _text(ended.response_id, 200),
-        "prefix_hash": call.prefix_hash,
-        "parent_hashes": list(call.parent_hashes),
-        "echo_hash": ended.echo_hash,
-        "finish_reason": _text(ended.finish_reason, 40),
-        "prompt_tokens": _count(ended.prompt_tokens, 2**31 - 1),
-        "completion_tokens": _count(ended.completion_tokens, 2**31 - 1),
-        "tool_call_count": _count(ended.tool_call_count, 32_767) or 0,
-        "started_at": _time(call.started_at),
-        "first_byte_at": _time(ended.first_byte_at) if ended.first_byte_at is not None else None,
-        "ended_at": _time(ended.ended_at) if end else None,
-    }
-    body = (call.call_id, call.project_id, call.request, ended.response, _text(ended.response_type, 100))
-    return begin.sequence, tuple(row[name] for name in _CALL_COLUMNS), body
-
-
-def _signal(record: SignalRecord) -> Signal:
-    if record.target_type not in {"run_id", "call_id", "response_id"}:
-        raise ValueError(f"unknown target type {record.target_type!r}")
-    return Signal(
-        id=record.signal_id,
-        project_id=record.project_id,
-        api_key_id=record.api_key_id,
-        target_type=record.target_type,
-        target=_text(record.target, 200),
-        name=_text(record.name, 100),
-        value=_json(record.value),
-        step=_count(record.step, 2**31 - 1),
-        idempotency_key=_text(record.idempotency_key, 200),
-        observed_at=_time(record.observed_at),
-        received_at=_time(record.received_at),
-    )
-
-
-def _copy_calls(calls: Sequence[_CallRows], chunk: _Chunk) -> None:
-    """Insert calls that are not known yet. Should PostgreSQL refuse one, that one becomes a loss, not the
-    chunk."""
-    if not calls:
-        return
-    try:
-        with transaction.atomic():
-            _copy("telemetry_call", _CALL_COLUMNS, [row for _, row, _ in calls])
-            _copy("telemetry_callbody", _BODY_COLUMNS, [body for _, _, body in calls])
-    except (DataError, IntegrityError) as error:
-        if len(calls) == 1:
-            log.error("a call was refused by the database: %s", str(error).strip())
-            chunk.gaps.append((calls[0][0], calls[0][0], "refused"))
-            return
-        middle = len(calls) // 2
-        _copy_calls(calls[:middle], chunk)
-        _copy_calls(calls[middle:], chunk)
-
-
-def _copy(table: str, columns: dict[str, str], rows: Sequence[tuple[Any, ...]]) -> None:
-    """COPY into a temporary twin first: COPY itself knows no ON CONFLICT. All names are constants of this
-    module."""
-    names = ", ".join(columns)
-    with connection.cursor() as cursor:
-        cursor.execute(f"CREATE TEMP TABLE IF NOT EXISTS new_{table} (LIKE {table}) ON COMMIT DELETE ROWS")
-        cursor.execute(f"TRUNCATE new_{table}")
-        with cursor.copy(f"COPY new_{table} ({names}) FROM STDIN (FORMAT BINARY)") as copy:
-            copy.set_types(list(columns.values()))
-            for row in rows:
-                copy.write_row(row)
-        cursor.execute(
-            f"INSERT INTO {table} ({names}) SELECT {names} FROM new_{table} ON CONFLICT DO NOTHING"
-        )
 
 
 def _store_losses(chunk: _Chunk, boot: _Boot, now: datetime) -> None:
@@ -427,7 +319,7 @@ def _store_losses(chunk: _Chunk, boot: _Boot, now: datetime) -> None:
             first_sequence__gte=explanation.first_sequence,
             last_sequence__lte=explanation.last_sequence,
             reason=_MISSING,
-        ).update(reason=_text(explanation.reason, 60))
+        ).update(reason=fitting(explanation.reason, 60))
 
 
 def _explain(first: int, last: int, reason: str, chunk: _Chunk) -> str:
@@ -435,30 +327,7 @@ def _explain(first: int, last: int, reason: str, chunk: _Chunk) -> str:
     if reason != _MISSING:
         return reason
     given = (r.reason for r in chunk.explanations if r.first_sequence <= first and last <= r.last_sequence)
-    return _text(next(given, _MISSING), 60)
-
-
-def _text(value: str, limit: int) -> str:
-    """What PostgreSQL can hold: no NUL, no half of a surrogate pair, no more than the column takes."""
-    return value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()[:limit]
-
-
-def _json(value: Any) -> Any:
-    if isinstance(value, str):
-        return _text(value, len(value))
-    if isinstance(value, list):
-        return [_json(item) for item in value]
-    if isinstance(value, dict):
-        return {_json(str(name)): _json(item) for name, item in value.items()}
-    return value
-
-
-def _count(value: int | None, most: int) -> int | None:
-    return None if value is None else max(0, min(int(value), most))
-
-
-def _time(microseconds: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=microseconds)
+    return fitting(next(given, _MISSING), 60)
 
 
 @contextmanager

@@ -47,10 +47,15 @@ class Run(models.Model):
     closed_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
-        indexes = [models.Index(fields=["project", "-started_at"]), models.Index(fields=["state", "latest_call_at"])]
+        indexes = [
+            models.Index(fields=["project", "-started_at"]),
+            models.Index(fields=["state", "latest_call_at"]),
+        ]
         constraints = [
             models.CheckConstraint(name="run_state_known", condition=Q(state__in=RunState.values)),
-            models.UniqueConstraint(name="run_name_unique", fields=["api_key", "name"], condition=~Q(name="")),
+            models.UniqueConstraint(
+                name="run_name_unique", fields=["api_key", "name"], condition=~Q(name="")
+            ),
         ]
 
 
@@ -161,11 +166,15 @@ class Signal(models.Model):
     class Meta:
         indexes = [
             models.Index(fields=["run", "name", "-observed_at"]),
-            models.Index(fields=["project", "target_type", "target"], name="signal_to_join", condition=Q(run=None)),
+            models.Index(
+                fields=["project", "target_type", "target"], name="signal_to_join", condition=Q(run=None)
+            ),
         ]
         constraints = [
             models.UniqueConstraint(
-                name="signal_idempotent", fields=["project", "idempotency_key"], condition=~Q(idempotency_key="")
+                name="signal_idempotent",
+                fields=["project", "idempotency_key"],
+                condition=~Q(idempotency_key=""),
             ),
             models.CheckConstraint(
                 name="signal_target_known", condition=Q(target_type__in=["run_id", "call_id", "response_id"])
@@ -184,7 +193,9 @@ class SpoolPosition(models.Model):
     updated_at = models.DateTimeField()
 
     class Meta:
-        constraints = [models.UniqueConstraint(name="spool_segment_unique", fields=["process", "boot", "segment"])]
+        constraints = [
+            models.UniqueConstraint(name="spool_segment_unique", fields=["process", "boot", "segment"])
+        ]
 
 
 class CaptureLoss(models.Model):

@@ -1,8 +1,9 @@
-"""Calls as OpenTelemetry spans and metrics, sent by OTLP/HTTP when an endpoint is set, and not at all otherwise.
+"""Calls as OpenTelemetry spans and metrics, sent by OTLP/HTTP when an endpoint is set, and not at all
+otherwise.
 
-Never content: no prompt, no answer, no credential. Everything is queued and sent by threads of the SDK, which drop what
-they cannot send; a collector that is away or slow costs a call nothing. The names are in one table each, below; the
-rest of Ratchet uses its own."""
+Never content: no prompt, no answer, no credential. Everything is queued and sent by threads of the SDK, which
+drop what they cannot send; a collector that is away or slow costs a call nothing. The names are in one table
+each, below; the rest of Ratchet uses its own."""
 
 import logging
 from collections.abc import Callable
@@ -24,7 +25,8 @@ from telemetry.records import BeginRecord, EndRecord
 log = logging.getLogger(__name__)
 
 SEMANTIC_CONVENTIONS = "1.44.0"
-"""Version of the OpenTelemetry semantic conventions that the names follow; `gen_ai.*` is in development there."""
+"""Version of the OpenTelemetry semantic conventions that the names follow; `gen_ai.*` is in development
+there."""
 
 OPERATION_NAMES = {"chat": "chat"}
 """Dialect -> `gen_ai.operation.name`."""
@@ -85,17 +87,21 @@ class OtlpTracing(Tracing):
         self._spans = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._spans.add_span_processor(
             BatchSpanProcessor(
-                OTLPSpanExporter(f"{base}/v1/traces", timeout=timeout_s), schedule_delay_millis=interval_s * 1000
+                OTLPSpanExporter(f"{base}/v1/traces", timeout=timeout_s),
+                schedule_delay_millis=interval_s * 1000,
             )
         )
         reader = PeriodicExportingMetricReader(
-            OTLPMetricExporter(f"{base}/v1/metrics", timeout=timeout_s), export_interval_millis=interval_s * 1000
+            OTLPMetricExporter(f"{base}/v1/metrics", timeout=timeout_s),
+            export_interval_millis=interval_s * 1000,
         )
         self._metrics = MeterProvider([reader], resource=resource, shutdown_on_exit=False)
         schema = f"https://opentelemetry.io/schemas/{SEMANTIC_CONVENTIONS}"
         self._tracer = self._spans.get_tracer("ratchet.gateway", schema_url=schema)
         meter = self._metrics.get_meter("ratchet.gateway", schema_url=schema)
-        self._duration = meter.create_histogram(OPERATION_DURATION, unit="s", description="Duration of a call.")
+        self._duration = meter.create_histogram(
+            OPERATION_DURATION, unit="s", description="Duration of a call."
+        )
         self._tokens = meter.create_histogram(TOKEN_USAGE, unit="{token}", description="Tokens of a call.")
 
     def observe(self, begin: BeginRecord, end: EndRecord, traceparent: str) -> None:
@@ -131,7 +137,8 @@ class OtlpTracing(Tracing):
 
 
 def connect(endpoint: str) -> Tracing:
-    """Tracing to `endpoint`; for an empty one, and with a log line for one that is no URL, tracing that does nothing."""
+    """Tracing to `endpoint`; for an empty one, and with a log line for one that is no URL, tracing that does
+    nothing."""
     if not endpoint:
         return Tracing()
     if urlsplit(endpoint).scheme not in {"http", "https"}:

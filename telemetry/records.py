@@ -1,7 +1,8 @@
 """What a gateway writes to its spool, as frozen types, and their form as bytes.
 
-A record is a JSON header and, for calls, the customer's bytes behind it, untouched. Does not know files or tables:
-`telemetry.spool` frames and stores the bytes, `telemetry.ingest` turns records into rows. Times are Unix microseconds."""
+A record is a JSON header and, for calls, the customer's bytes behind it, untouched. Does not know files or
+tables: `telemetry.spool` frames and stores the bytes, `telemetry.ingest` turns records into rows. Times are
+Unix microseconds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -43,7 +44,8 @@ class BeginRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EndRecord:
-    """A call is over: appended before the answer's last byte leaves. A begin without an end means a killed gateway."""
+    """A call is over: appended before the answer's last byte leaves. A begin without an end means a killed
+    gateway."""
 
     KIND: ClassVar[int] = 2
     BODY: ClassVar[str] = "response"
@@ -88,7 +90,8 @@ class SignalRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossRecord:
-    """Records that could not be kept. Their sequence numbers are used up, so the gap and this record explain each other."""
+    """Records that could not be kept. Their sequence numbers are used up, so the gap and this record explain
+    each other."""
 
     KIND: ClassVar[int] = 4
     BODY: ClassVar[str] = ""
@@ -115,7 +118,8 @@ def encode(record: Record) -> tuple[int, bytes, bytes]:
 
 
 def decode(kind: int, header: bytes, body: bytes) -> Record:
-    """The record that `encode` saw. Fields that this version does not know are dropped. Raises UnknownRecord."""
+    """The record that `encode` saw. Fields that this version does not know are dropped. Raises
+    UnknownRecord."""
     record_type = _TYPES.get(kind)
     if record_type is None:
         raise UnknownRecord(f"record kind {kind} is not known to this version")

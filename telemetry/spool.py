@@ -1,15 +1,16 @@
-"""The spool: a folder of append-only segments in which a gateway keeps its records until they are in the database.
+"""The spool: a folder of append-only segments in which a gateway keeps its records until they are in the
+database.
 
-Owns framing, order, rotation, the quota and durability; what records mean is `telemetry.records`, and moving them into
-tables is `telemetry.ingest`. Nothing here removes a segment unless told to.
+Owns framing, order, rotation, the quota and durability; what records mean is `telemetry.records`, and moving
+them into tables is `telemetry.ingest`. Nothing here removes a segment unless told to.
 
     <folder>/<process>/lock                     locked while a writer of that name lives
     <folder>/<process>/<boot>-<segment>.seg     locked while it may grow; frames: length u32, CRC-32 u32, then
                                                 kind u8, sequence u64, header length u32, JSON header, raw body
 
-A frame leaves in one write(2), so it survives `kill -9` of the writer; fsync follows within FSYNC_INTERVAL_S, so a power
-cut takes at most that. Sequence numbers have no gap within a process and boot: what is missing was lost, and a
-LossRecord says how much of it and why."""
+A frame leaves in one write(2), so it survives `kill -9` of the writer; fsync follows within FSYNC_INTERVAL_S,
+so a power cut takes at most that. Sequence numbers have no gap within a process and boot: what is missing was
+lost, and a LossRecord says how much of it and why."""
 
 import errno
 import fcntl
@@ -68,8 +69,8 @@ class Segment:
     path: Path
 
     def is_closed(self) -> bool:
-        """Whether the writer is done with it: went on to the next segment, ended or was killed. Ask before reading: what
-        a closed segment holds is all that it will ever hold."""
+        """Whether the writer is done with it: went on to the next segment, ended or was killed. Ask before
+        reading: what a closed segment holds is all that it will ever hold."""
         try:
             with self.path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -80,8 +81,8 @@ class Segment:
     def read(self, offset: int = 0) -> Iterator[Entry]:
         """The records from byte `offset` on, up to the first frame that is not whole.
 
-        A torn tail ends the reading quietly. A frame whose checksum fails is passed over: its sequence number is missing
-        then. Raises UnknownRecord at a record that only a newer version can read."""
+        A torn tail ends the reading quietly. A frame whose checksum fails is passed over: its sequence number
+        is missing then. Raises UnknownRecord at a record that only a newer version can read."""
         with self.path.open("rb") as file:
             file.seek(offset)
             while len(frame := file.read(_FRAME.size)) == _FRAME.size:
@@ -153,13 +154,19 @@ class Spool:
         return self._earlier_bytes + self._offset
 
     @property
+    def is_writable(self) -> bool:
+        """Whether the next record has room, as far as is known."""
+        return self.size_bytes < self._max_bytes and not self._pending_losses
+
+    @property
     def position(self) -> tuple[int, int]:
         """Segment number and byte offset behind the newest record."""
         with self._mutex:
             return self._segment, self._offset
 
     def append(self, record: Record) -> int:
-        """Write one record and return its sequence number. Raises SpoolFull or SpoolBroken; both are counted."""
+        """Write one record and return its sequence number. Raises SpoolFull or SpoolBroken; both are
+        counted."""
         with self._mutex:
             sequence = self._sequence
             frame = _frame(record, sequence)
@@ -176,7 +183,8 @@ class Spool:
         return sequence
 
     def synced(self) -> "Future[None]":
-        """A future that is done once everything appended so far is on the disk; SpoolBroken when the disk refuses."""
+        """A future that is done once everything appended so far is on the disk; SpoolBroken when the disk
+        refuses."""
         waiting: Future[None] = Future()
         with self._mutex:
             self._waiting.append(waiting)
@@ -234,7 +242,8 @@ class Spool:
         )
 
     def _write_pending_losses(self) -> None:
-        """Turn losses into records. They are few and small, so they may pass the quota; a full disk keeps them pending."""
+        """Turn losses into records. They are few and small, so they may pass the quota; a full disk keeps
+        them pending."""
         with self._mutex:
             while self._pending_losses:
                 try:

@@ -244,16 +244,9 @@ class RunTracker:
     def __init__(self, capacity: int = 100_000) -> None:
         self._answers: _Recent[Earlier] = _Recent(capacity)
         self._attempts: _Recent[tuple[int, Earlier]] = _Recent(capacity)
-        self._named: _Recent[UUID] = _Recent(capacity)
 
-    def open(self, key_id: Hashable, hashes: Hashes | None, retry_count: int = 0, *, name: str = "") -> Guess:
-        """A request has arrived. `hashes` is None when it has no messages; `name` is the caller's own run
-        id."""
-        if name:
-            known = self._named.get((key_id, name))
-            if not known:
-                self._named.add((key_id, name), uuid7())
-            return Guess(self._named.get((key_id, name))[0], ambiguous=False)
+    def open(self, key_id: Hashable, hashes: Hashes | None, retry_count: int = 0) -> Guess:
+        """A request has arrived that names no run. `hashes` is None when it has no messages."""
         if hashes is None:
             return Guess(uuid7(), ambiguous=False)
         attempts = [

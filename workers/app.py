@@ -1,9 +1,8 @@
-"""The Celery app: configuration comes from Django's settings, tasks from `workers.tasks`, times from `workers.schedule`."""
+"""The Celery app as `celery -A workers.app` finds it: `kernel.queueing`'s, with this package's tasks and times."""
 
 import os
 
-from celery import Celery
+from kernel.queueing import app
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
-app = Celery("ratchet")
-app.config_from_object("django.conf:settings", namespace="CELERY")
+app.conf.imports = ("workers.tasks", "workers.schedule")

@@ -4,11 +4,15 @@ A sweep that runs twice, late or not at all loses nothing; `expires` keeps misse
 
 from typing import Any
 
-from workers.app import app
+from kernel.queueing import app
 
 
 def _every(seconds: float, task: str) -> dict[str, Any]:
-    return {"task": task, "schedule": seconds, "options": {"expires": max(5.0, 2 * seconds), "queue": "default"}}
+    return {
+        "task": task,
+        "schedule": seconds,
+        "options": {"expires": max(5.0, 2 * seconds), "queue": "default"},
+    }
 
 
 app.conf.beat_schedule = {

@@ -9,12 +9,12 @@ from uuid import UUID
 
 from audit import sealer
 from kernel import clock
+from kernel.queueing import app
 from learning import episodes, training
 from learning.evaluation import jobs as evaluations
 from release import promotion, registry
 from release import sweep as release_sweep
 from telemetry import runs, signals
-from workers.app import app
 
 
 def _owner() -> str:
@@ -37,7 +37,7 @@ def stitch(*, project_id: str, **_: object) -> None:
 
 @app.task(name="telemetry.sweep")
 def telemetry_sweep(**_: object) -> None:
-    for project_id in runs.due_projects(now=clock.now()):
+    for project_id in {*runs.due_projects(now=clock.now()), *episodes.due_projects()}:
         stitch(project_id=str(project_id))
 
 

@@ -1,7 +1,8 @@
 """API keys as text: minting, the checksum that catches typing errors and leaks, the digest that is stored.
 
-Pure. A key is `rk_<40 base62 characters>_<6 characters of CRC-32>`: 238 random bits, so a plain HMAC is enough and a
-slow password hash would buy nothing. The fixed form lets secret scanners find a leaked key without a look-up."""
+Pure. A key is `rk_<40 base62 characters>_<6 characters of CRC-32>`: 238 random bits, so a plain HMAC is
+enough and a slow password hash would buy nothing. The fixed form lets secret scanners find a leaked key
+without a look-up."""
 
 import hashlib
 import hmac

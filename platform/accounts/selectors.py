@@ -1,4 +1,5 @@
-"""What may be read of tenancy: live keys for gateways, a person's role and projects, and what a role allows."""
+"""What may be read of tenancy: live keys for gateways, a person's role and projects, and what a role
+allows."""
 
 from dataclasses import dataclass
 
@@ -8,7 +9,8 @@ from audit.actions import Actor
 
 @dataclass(frozen=True, slots=True)
 class KeyEntry:
-    """A key that is not revoked, as a gateway keeps it in memory. Ids are strings, as in `release.routing`."""
+    """A key that is not revoked, as a gateway keeps it in memory. Ids are strings, as in
+    `release.routing`."""
 
     digest: bytes
     key_id: str

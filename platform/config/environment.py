@@ -72,7 +72,8 @@ def read(variables: Mapping[str, str] = os.environ) -> Environment:
     sockets = socket_folder(home)
     return Environment(
         home=home,
-        database_url=variables.get("DATABASE_URL") or f"postgresql://ratchet@/ratchet?host={quote(str(sockets))}",
+        database_url=variables.get("DATABASE_URL")
+        or f"postgresql://ratchet@/ratchet?host={quote(str(sockets))}",
         redis_url=variables.get("REDIS_URL") or f"redis+socket://{sockets}/redis.sock",
         embedded_postgres=not variables.get("DATABASE_URL"),
         embedded_redis=not variables.get("REDIS_URL"),

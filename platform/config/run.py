@@ -60,7 +60,7 @@ def programs(env: Environment) -> list[Program]:
         Program(
             "console",
             f"{python} -m granian --interface wsgi --host 127.0.0.1 --port {env.console_port}"
-            " --workers 1 --log-level warning config.wsgi:application",
+            " --workers 1 --blocking-threads 4 --log-level warning config.wsgi:application",
             20,
         ),
         Program("worker", f"{celery} worker -n default@%%h -Q default -c 1 {quiet}", 30),
@@ -183,7 +183,12 @@ class Product:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            env={**os.environ, "DJANGO_SETTINGS_MODULE": "config.settings"},
+            env={
+                **os.environ,
+                "DJANGO_SETTINGS_MODULE": "config.settings",
+                # Threads that wait for work must not spin: everything here shares the machine's cores.
+                "OMP_WAIT_POLICY": "PASSIVE",
+            },
         )
 
 
@@ -197,7 +202,9 @@ def _require_free(name: str, port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            raise CannotRun(f"port {port} is taken: stop what uses it, or set {name} to a free port") from None
+            raise CannotRun(
+                f"port {port} is taken: stop what uses it, or set {name} to a free port"
+            ) from None
 
 
 def _require_database(env: Environment) -> None:
@@ -205,7 +212,9 @@ def _require_database(env: Environment) -> None:
         psycopg.connect(env.database_url, connect_timeout=5).close()
     except psycopg.OperationalError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise CannotRun(f"PostgreSQL does not answer at DATABASE_URL ({reason}): start it, or unset DATABASE_URL") from None
+        raise CannotRun(
+            f"PostgreSQL does not answer at DATABASE_URL ({reason}): start it, or unset DATABASE_URL"
+        ) from None
 
 
 def _migrate() -> bool:

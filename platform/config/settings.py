@@ -98,6 +98,7 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
+    "loggers": {name: {"level": "WARNING"} for name in ("httpx", "httpx2")},  # a line a request otherwise
 }
 
 # Celery. Messages are hints: nothing here has to survive, and a lost one is sent again by a sweep.
@@ -112,6 +113,9 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "visibility_timeout": 900,
     "socket_timeout": 30,
     "socket_connect_timeout": 5,
+    # A hint that cannot be sent is given up at once: retrying it here would make the sender wait for seconds.
+    "max_retries": 0,
+    "interval_start": 0,
 }
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 

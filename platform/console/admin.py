@@ -1,9 +1,11 @@
-"""The table of pages: which table of the product is read through which page. One site, everything on it read-only."""
+"""The table of pages: which table of the product is read through which page. One site, read-only."""
 
 from django.apps import apps
+from django.db.models import Model
 
 from accounts.models import ApiKey, Member, Organization, Project
 from console.records import accounts, learning, ledger, release, telemetry
+from console.records.base import RecordAdmin
 from console.site import ConsoleSite
 from learning.models import DatasetSnapshot, Episode, Evaluation, RewardSpecVersion, TrainingJob
 from release.models import Deployment, ModelVersion, PolicyNode, Promotion
@@ -11,7 +13,7 @@ from telemetry.models import Call, CaptureLoss, Run, Signal
 
 site = ConsoleSite(name="admin")
 
-PAGES = {
+PAGES: dict[type[Model], type[RecordAdmin]] = {
     Run: telemetry.RunAdmin,
     Call: telemetry.CallAdmin,
     Signal: telemetry.SignalAdmin,
@@ -30,7 +32,7 @@ PAGES = {
     Member: accounts.MemberAdmin,
     ApiKey: accounts.ApiKeyAdmin,
     # By name: only the ledger's own package imports its tables.
-    apps.get_model("audit", "Event"): ledger.LedgerEventAdmin,
+    apps.get_model("audit", "Event"): ledger.EventAdmin,
     apps.get_model("audit", "LedgerCheckpoint"): ledger.CheckpointAdmin,
 }
 for model, page in PAGES.items():

@@ -1,4 +1,5 @@
-"""A captured exchange as a person reads it: text per message, tools by name, nothing longer than a page takes. Pure.
+"""A captured exchange as a person reads it: text per message, tools by name, nothing longer than a page
+takes. Pure.
 
 `telemetry.exchange` reads the wire format; bytes that it finds no messages in are shown as they are."""
 
@@ -53,7 +54,8 @@ def answer_message(body: bytes) -> Message | None:
 
 
 def since(messages: Sequence[Message], earlier: int) -> list[Message]:
-    """The messages that the parent step has not shown: after its `earlier` ones. A rewritten history is shown whole."""
+    """The messages that the parent step has not shown: after its `earlier` ones. A rewritten history is
+    shown whole."""
     return list(messages[earlier:]) if earlier < len(messages) else list(messages)
 
 

@@ -1,6 +1,7 @@
 """Why a person may not decide, in a sentence they can act on; None where they may. Pure.
 
-The rule itself is enforced by `release.promotion` and by constraints of the table: this only says it before somebody tries."""
+The rule itself is enforced by `release.promotion` and by constraints of the table: this only says it before
+somebody tries."""
 
 from accounts.models import Role, User
 from accounts.selectors import can_approve, can_operate
@@ -10,7 +11,7 @@ DECIDABLE = [PromotionState.PROPOSED, PromotionState.APPROVED]
 """An approved promotion can still be rejected while its canary has not begun."""
 
 ENDED = {
-    PromotionState.CANARY: "It was approved, and its canary runs. The guard watches it; it can be rolled back at any time.",
+    PromotionState.CANARY: "It was approved and its canary runs. The guard watches; it can be rolled back.",
     PromotionState.CHAMPION: "It was approved, passed its canary and became champion.",
     PromotionState.REJECTED: "It was rejected. A new candidate needs a new promotion.",
     PromotionState.ROLLED_BACK: "It was rolled back.",

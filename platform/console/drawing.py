@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Bar:
-    """One row of a waterfall: from where the parts before it ended to where this one ends, in percent of the width."""
+    """One row of a waterfall: from where the parts before it ended to where this one ends, in percent of
+    the width."""
 
     label: str
     value: float
@@ -70,7 +71,11 @@ def interval(low: float, mean: float, high: float) -> IntervalPicture:
     step = _round_step(reach)
     marks = [step * k for k in range(-5, 6) if abs(step * k) <= reach]
     return IntervalPicture(
-        zero=x(0.0), low=x(low), high=x(high), mean=x(mean), ticks=tuple((x(m), f"{m * 100:+.0f}" if m else "0") for m in marks)
+        zero=x(0.0),
+        low=x(low),
+        high=x(high),
+        mean=x(mean),
+        ticks=tuple((x(m), f"{m * 100:+.0f}" if m else "0") for m in marks),
     )
 
 

@@ -1,4 +1,5 @@
-"""An evaluation's stored evidence -> typed figures for the page. Parsed once, here; the gate in `learning.evaluation` wrote it.
+"""An evaluation's stored evidence -> typed figures for the page. Parsed once, here; the gate in
+`learning.evaluation` wrote it.
 
 Decides nothing: the verdict and its sentences are the gate's own."""
 
@@ -99,7 +100,8 @@ def read(document: Mapping[str, Any]) -> Evidence | None:
         high=high,
         reasons=tuple(str(reason) for reason in document["reasons"]),
         worse=tuple(
-            Flip(str(row["task_id"]), _did(row["champion"]), _did(row["candidate"])) for row in document["worst"]
+            Flip(str(row["task_id"]), _did(row["champion"]), _did(row["candidate"]))
+            for row in document["worst"]
         ),
         better_count=int(document["better"]),
         worse_count=int(document["worse"]),
@@ -119,7 +121,7 @@ def _did(document: Mapping[str, Any]) -> str:
     kind = str(document["answer_kind"]) or "no answer"
     risk = float(document["risk"])
     harm = f", harm {risk:.2f}" if risk else ""
-    return f"{kind} after {document['model_calls']} model calls, reward {float(document['reward']):+.2f}{harm}"
+    return f"{kind}, {document['model_calls']} calls, reward {float(document['reward']):+.2f}{harm}"
 
 
 def _row(

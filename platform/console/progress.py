@@ -1,4 +1,5 @@
-"""How far a job is, in a sentence and a percentage, from the latest progress line its process wrote. Pure but for the curve,
+"""How far a job is, in a sentence and a percentage, from the latest progress line its process wrote. Pure
+but for the curve,
 which reads the job's progress file from the object store when it is there."""
 
 import json
@@ -30,7 +31,9 @@ def progress_of(job: LeasedJob) -> JobProgress:
     """Read the job's state and latest progress line; lines of unknown shape count as no news."""
     line: dict[str, Any] = job.progress if isinstance(job.progress, dict) else {}
     done, total = _count(line, "step", "done"), _count(line, "steps", "total")
-    metrics = tuple((name.replace("_", " "), f"{line[name]:.3f}") for name in SHOWN if _is_number(line.get(name)))
+    metrics = tuple(
+        (name.replace("_", " "), f"{line[name]:.3f}") for name in SHOWN if _is_number(line.get(name))
+    )
     if job.state == JobState.SUCCEEDED:
         return JobProgress(100, "done", False, metrics)
     if job.state not in JOB_OPEN:
@@ -39,13 +42,13 @@ def progress_of(job: LeasedJob) -> JobProgress:
         return JobProgress(0, "waiting for a worker", True)
     if not total:
         return JobProgress(0, "starting", True)
-    left = line.get("time_left_s")
-    rest = f", {_duration(float(left))} left" if _is_number(left) else ""
+    rest = f", {_duration(line['time_left_s'])} left" if _is_number(line.get("time_left_s")) else ""
     return JobProgress(100 * min(done, total) / total, f"{done} of {total}{rest}", True, metrics)
 
 
 def reward_curve(job: TrainingJob) -> Curve | None:
-    """The reward at each step so far; None when the job has written fewer than two steps, or none that is here to read."""
+    """The reward at each step so far; None when the job has written fewer than two steps, or none that is
+    here to read."""
     points = []
     for line in _lines(settings.OBJECT_STORE.path(f"{location(job.pk, job.lease_epoch)}/progress.jsonl")):
         if _is_number(line.get("step")) and _is_number(line.get("reward")):

@@ -1,6 +1,7 @@
 """Who sees what: the only place where the console narrows a query to the viewer's organizations.
 
-A superuser runs the installation and sees all of it; everybody else sees the organizations they are a member of.
+A superuser runs the installation and sees all of it; everybody else sees the organizations they are a
+member of.
 What a role may do is `accounts.selectors`' answer; this file adds only how a request asks."""
 
 from typing import TypeVar

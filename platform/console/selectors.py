@@ -1,4 +1,5 @@
-"""Reads that only the console needs, across domains, each in a fixed number of queries. Narrowed by `console.scope`."""
+"""Reads that only the console needs, across domains, each in a fixed number of queries. Narrowed by
+`console.scope`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,8 @@ DAY = timedelta(hours=24)
 
 @dataclass(frozen=True)
 class Losses:
-    """What could not be captured, over the whole installation: losses happen in a gateway, before a project is known."""
+    """What could not be captured, over the whole installation: losses happen in a gateway, before a project
+    is known."""
 
     calls: int
     latest_at: datetime | None
@@ -112,7 +114,10 @@ def glance(*, user: User, now: datetime) -> list[OrganizationGlance]:
         )
     return [
         OrganizationGlance(
-            rows[0].project.organization.name, organization_id, ledger.head(organization_id=organization_id), rows
+            rows[0].project.organization.name,
+            organization_id,
+            ledger.head(organization_id=organization_id),
+            rows,
         )
         for organization_id, rows in by_organization.items()
     ]

@@ -1,24 +1,25 @@
 """The console's site: unfold's admin with a home page of its own, open to every member instead of staff only.
 
-Owns who may enter and which address leads where; what a page shows is in `console.records` and `console.pages`."""
+Owns who may enter and which address leads where; what a page shows is in `console.records` and
+`console.pages`."""
 
 from collections.abc import Callable
 from typing import Any
 
 from django.contrib.auth.forms import AuthenticationForm
-from django.contrib.auth.models import AbstractBaseUser
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, URLResolver, path
 from unfold.forms import AuthenticationForm as UnfoldAuthenticationForm
 from unfold.sites import UnfoldAdminSite
 
+from accounts.models import User
 from console.pages import deployment, home, promotion
 
 
 class SignInForm(UnfoldAuthenticationForm):  # type: ignore[misc]  # unfold ships no types
     """Name and password. Membership decides what a person sees, so Django's `is_staff` is not asked for."""
 
-    def confirm_login_allowed(self, user: AbstractBaseUser) -> None:
+    def confirm_login_allowed(self, user: User) -> None:
         AuthenticationForm.confirm_login_allowed(self, user)
 
 

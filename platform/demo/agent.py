@@ -1,7 +1,7 @@
-"""A support-desk agent as a customer would write it: the official SDK, an ordinary tool loop, and the outcome as feedback.
+"""A support-desk agent as a customer would write it: the official SDK, a tool loop, and the outcome as feedback.
 
-Its business system (orders, policies, what counts as resolved) is the support-desk environment; its model is whatever the
-alias answers with. It works on, run after run, whether or not a promotion is under way."""
+Its business system (orders, policies, what counts as resolved) is the support-desk environment; its model is
+whatever the alias answers with. It works on, run after run, whether or not a promotion is under way."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -42,7 +42,10 @@ async def work(
     """Work on every task once, `at_once` at a time, and report each outcome; results in the order of completion."""
     done: list[Worked] = []
     places = asyncio.Semaphore(at_once)
-    async with AsyncOpenAI(base_url=base_url, api_key=api_key) as client, httpx.AsyncClient(timeout=30) as plain:
+    async with (
+        AsyncOpenAI(base_url=base_url, api_key=api_key) as client,
+        httpx.AsyncClient(timeout=30) as plain,
+    ):
 
         async def one(task_id: str) -> None:
             async with places:
@@ -66,11 +69,16 @@ async def work(
 async def _run(client: AsyncOpenAI, task_id: str, model: str) -> tuple[Worked, str]:
     rollout = get_environment("support_desk").rollout(task_id)
     messages: list[Any] = list(rollout.messages)
+    tools: Any = rollout.tools
     versions: list[str] = []
     response_id = ""
     for _ in range(MAX_TURNS):
         raw = await client.chat.completions.with_raw_response.create(
-            model=model, messages=messages, tools=rollout.tools, temperature=1.0, max_tokens=64  # type: ignore[arg-type]
+            model=model,
+            messages=messages,
+            tools=tools,
+            temperature=1.0,
+            max_tokens=64,
         )
         completion = raw.parse()
         versions.append(raw.headers["x-ratchet-model-version"])
@@ -100,11 +108,13 @@ async def _run(client: AsyncOpenAI, task_id: str, model: str) -> tuple[Worked, s
 async def first_answer(task_id: str, *, base_url: str, api_key: str, model: str) -> str:
     """Open one run and return the version that answered its first call."""
     rollout = get_environment("support_desk").rollout(task_id)
+    messages: Any = rollout.messages
+    tools: Any = rollout.tools
     async with AsyncOpenAI(base_url=base_url, api_key=api_key) as client:
         raw = await client.chat.completions.with_raw_response.create(
             model=model,
-            messages=rollout.messages,  # type: ignore[arg-type]
-            tools=rollout.tools,  # type: ignore[arg-type]
+            messages=messages,  
+            tools=tools,  
             max_tokens=64,
         )
     return str(raw.headers["x-ratchet-model-version"])

@@ -77,7 +77,9 @@ class Visitor:
         self._client.get(path if path.startswith("/login") else "/").raise_for_status()
         token = self._client.cookies.get("csrftoken", default="")
         answer = self._client.post(
-            path, data={**fields, "csrfmiddlewaretoken": token}, headers={"referer": str(self._client.base_url)}
+            path,
+            data={**fields, "csrfmiddlewaretoken": token},
+            headers={"referer": str(self._client.base_url)},
         )
         if answer.status_code >= 400:
             raise DoorClosed(f"POST {path}: {answer.status_code}")

@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -53,7 +53,10 @@ def _key(messages: Sequence[Mapping[str, Any]]) -> str:
             [
                 message["role"],
                 message.get("content"),
-                [[c["id"], c["function"]["name"], c["function"]["arguments"]] for c in message.get("tool_calls") or []],
+                [
+                    [c["id"], c["function"]["name"], c["function"]["arguments"]]
+                    for c in message.get("tool_calls") or []
+                ],
                 message.get("tool_call_id"),
             ]
             for message in messages
@@ -177,7 +180,5 @@ def serve_in_background() -> Iterator[str]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 takes a free one")
-    try:
+    with suppress(KeyboardInterrupt):
         asyncio.run(_serve(parser.parse_args().port))
-    except KeyboardInterrupt:
-        pass

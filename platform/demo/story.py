@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,11 @@ def _real_traffic(story: Story) -> Project:
 
     def settled() -> dict[str, Any] | None:
         summary: dict[str, Any] = project.get("summary")
-        ready = summary["calls"] == calls and summary["unstitched_calls"] == 0 and summary["episodes"] >= len(runs)
+        ready = (
+            summary["calls"] == calls
+            and summary["unstitched_calls"] == 0
+            and summary["episodes"] >= len(runs)
+        )
         return summary if ready else None
 
     summary = wait_for("every call in its run, every run scored", settled, timeout_s=90)
@@ -238,7 +242,9 @@ def _approval(story: Story, desk: Project, promotion: dict[str, Any], password: 
     reason = "The gate passed on held-out tickets and the worst flips are acceptable."
     if story.hold:
         story.say(f"Waiting for you: [bold]{page}[/bold]")
-        story.say(f"Sign in as {story.person('omar')} with the password {password}; the story goes on after your approval.")
+        story.say(
+            f"Sign in as {story.person('omar')} with the password {password}; the story goes on after your approval."
+        )
 
         def decided() -> bool:
             state = desk.get(f"promotions/{promotion['id']}")["state"]
@@ -279,11 +285,16 @@ def _promotion(story: Story, desk: Project, promotion: dict[str, Any], password:
             raise TimeoutError("the canary came to no verdict")
         time.sleep(1.5)  # the guard looks once a second
     shares = Counter(run.version for run in worked)
-    story.say("canary: " + ", ".join(f"{version} answered {count} runs" for version, count in sorted(shares.items())))
+    story.say(
+        "canary: "
+        + ", ".join(f"{version} answered {count} runs" for version, count in sorted(shares.items()))
+    )
     if any(not run.steady for run in worked):
         raise RuntimeError("a run changed its model half-way")
     wait_for("the new champion", lambda: state() == "champion", timeout_s=30)
-    after = _work(story, desk, [next(fresh) for _ in range(LIVE_AFTER)], f"{LIVE_AFTER} tickets on the new champion")
+    after = _work(
+        story, desk, [next(fresh) for _ in range(LIVE_AFTER)], f"{LIVE_AFTER} tickets on the new champion"
+    )
     after = [run for run in after if run.version == new]
     before = story.report["live_before"]["success"]
     story.report["live_after"] = {"runs": len(after), "success": _success(after)}
@@ -308,10 +319,14 @@ def _proof(story: Story, desk: Project) -> None:
         story.say(line)
     whole = last_json(manage("audit_verify", "--json"))
     story.say(f"ledger: {whole['events']} events, {'intact' if whole['ok'] else 'NOT INTACT'}")
-    with tamper.one_byte(story.env.database_url, desk.get("promotions", limit=1)["items"][0]["id"]) as event_id:
+    with tamper.one_byte(
+        story.env.database_url, desk.get("promotions", limit=1)["items"][0]["id"]
+    ) as event_id:
         found = last_json(manage("audit_verify", "--json", check=False))
     caught = not found["ok"] and str(event_id) in json.dumps(found["problems"])
-    story.say(f"one byte changed behind the product's back: {'caught' if caught else 'MISSED'}, event {event_id}")
+    story.say(
+        f"one byte changed behind the product's back: {'caught' if caught else 'MISSED'}, event {event_id}"
+    )
     restored = last_json(manage("audit_verify", "--json"))
     story.report["audit"] = {
         "events": restored["events"],
@@ -324,7 +339,9 @@ async def _until_served(story: Story, desk: Project, version: str, task_id: str)
     """Open runs until the alias answers with `version`; return it. Raises TimeoutError after 20 s."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        answered = await agent.first_answer(task_id, base_url=desk.base_url, api_key=desk.api_key, model=ALIAS)
+        answered = await agent.first_answer(
+            task_id, base_url=desk.base_url, api_key=desk.api_key, model=ALIAS
+        )
         story.sent += 1
         if answered == version:
             return answered
@@ -349,10 +366,8 @@ def _lost(story: Story, *projects: Project) -> int:
     def stored() -> int:
         return sum(int(project.get("summary")["calls"]) for project in projects)
 
-    try:
+    with suppress(TimeoutError):  # the difference is the finding
         wait_for("every call", lambda: stored() == story.sent, timeout_s=15)
-    except TimeoutError:
-        pass  # the difference is the finding
     return story.sent - stored()
 
 

@@ -16,7 +16,8 @@ def one_byte(database_url: str, object_id: str) -> Iterator[UUID]:
     """Flip one bit in the middle of the object's first event while the block runs; yields the event's id."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         row = connection.execute(
-            "SELECT id, length(body) FROM audit_event WHERE object_id = %s ORDER BY object_seq LIMIT 1", [object_id]
+            "SELECT id, length(body) FROM audit_event WHERE object_id = %s ORDER BY object_seq LIMIT 1",
+            [object_id],
         ).fetchone()
         assert row is not None, "the object has no event"
         event_id, middle = row[0], row[1] // 2

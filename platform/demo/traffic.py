@@ -1,8 +1,9 @@
 """A real agent's production traffic, replayed: 100 recorded airline runs through the official SDK.
 
-Nothing but `base_url` and `api_key` differs from what the agent would do with its provider: no header, no metadata. The
-customer's side (user and tool messages) comes from the recording, the agent's side is whatever the gateway answered. Does
-not know Ratchet's tables; what it learnt from the answers (`response id -> run`) is the truth that stitching is held against."""
+Nothing but `base_url` and `api_key` differs from what the agent would do with its provider: no header, no metadata.
+The customer's side (user and tool messages) comes from the recording, the agent's side is whatever the gateway
+answered. Does not know Ratchet's tables; what it learnt from the answers (`response id -> run`) is the truth that
+stitching is held against."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -39,7 +40,10 @@ async def replay(
     """Play all runs, `at_once` of them interleaved, then report each run's recorded reward as feedback."""
     seen = Replayed()
     places = asyncio.Semaphore(at_once)
-    async with AsyncOpenAI(base_url=base_url, api_key=api_key) as client, httpx.AsyncClient(timeout=30) as plain:
+    async with (
+        AsyncOpenAI(base_url=base_url, api_key=api_key) as client,
+        httpx.AsyncClient(timeout=30) as plain,
+    ):
 
         async def play(number: int, run: dict[str, Any]) -> None:
             async with places:
@@ -84,11 +88,13 @@ async def _ask(client: AsyncOpenAI, history: list[Any], *, stream: bool) -> Chat
         return await events.get_final_completion()
 
 
-def strays(run_of_response: dict[str, str], history_of_response: dict[str, str], stitched: dict[str, str]) -> int:
+def strays(
+    run_of_response: dict[str, str], history_of_response: dict[str, str], stitched: dict[str, str]
+) -> int:
     """Calls that stand in a wrong run, calls with equal histories aside.
 
-    `stitched` maps response ids to Ratchet's run ids. Each stitched run belongs to the recorded run that most of its calls
-    come from; its other calls are strays, unless that recorded run holds a call with the very same history."""
+    `stitched` maps response ids to Ratchet's run ids. Each stitched run belongs to the recorded run that most of its
+    calls come from; its other calls are strays, unless that recorded run holds a call with the very same history."""
     members: dict[str, list[str]] = {}
     for response_id in run_of_response:
         members.setdefault(stitched.get(response_id, f"missing {response_id}"), []).append(response_id)

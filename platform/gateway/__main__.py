@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import logging
 import os
 import signal
 import socket
@@ -14,7 +13,15 @@ from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
 from granian.server.embed import Server
 
-log = logging.getLogger("gateway")
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+django.setup()  # before anything that imports a model
+
+from django.conf import settings  # noqa: E402
+
+from gateway.app import Gateway, Limits  # noqa: E402
+from gateway.snapshot import DatabaseSource  # noqa: E402
+from telemetry import otel  # noqa: E402
+from telemetry.spool import Spool  # noqa: E402
 
 BACKLOG = 1024
 
@@ -25,8 +32,6 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     arguments = parser.parse_args()
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
-    django.setup()
     problem = _occupied(arguments.host, arguments.port)
     if problem:
         print(problem, file=sys.stderr)
@@ -35,8 +40,8 @@ def main() -> None:
 
 
 def _occupied(host: str, port: int) -> str:
-    """A sentence when the address cannot be bound. Asked here because the server binds with SO_REUSEPORT, which would
-    let two gateways share a port without a word."""
+    """A sentence when the address cannot be bound. Asked here because the server binds with SO_REUSEPORT,
+    which would let two gateways share a port without a word."""
     try:
         address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(address[0], socket.SOCK_STREAM) as probe:
@@ -48,11 +53,18 @@ def _occupied(host: str, port: int) -> str:
 
 
 async def _serve(host: str, port: int) -> None:
-    # Models can be imported only once Django has been set up.
-    from gateway.wiring import build
-
+    environment = settings.ENVIRONMENT
+    gateway = Gateway(
+        source=DatabaseSource(),
+        open_spool=lambda: Spool(environment.spool),
+        limits=Limits(
+            first_byte_timeout_s=environment.first_byte_timeout_s, idle_timeout_s=environment.idle_timeout_s
+        ),
+        key_pepper=settings.KEYRING.key_pepper,
+        tracing=otel.connect(environment.otlp_endpoint),
+    )
     server = Server(
-        build(),
+        gateway,
         address=host,
         port=port,
         interface=Interfaces.ASGI,

@@ -1,18 +1,16 @@
 """The data plane as a raw ASGI application: who calls, what is asked for, which of the few handlers answers.
 
-Relaying is `gateway.relay`, the record of it `gateway.capture`; what may be called is in the snapshot. Runs without
-Django's request stack, and without PostgreSQL and Redis once the first snapshot is here."""
+Relaying is `gateway.relay`, the record of it `gateway.capture`; what may be called is in the snapshot. Runs
+without Django's request stack, and without PostgreSQL and Redis once the first snapshot is here."""
 
 import asyncio
-import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
-from uuid import UUID
 
 import aiohttp
 import orjson
@@ -31,6 +29,7 @@ from gateway.snapshot import Caller, SnapshotKeeper, Source, UpstreamTarget
 from gateway.splice import replace_string
 from kernel.ids import uuid7
 from release.routing import Route, choose
+from telemetry.models import CallOutcome
 from telemetry.otel import Tracing
 from telemetry.records import BeginRecord
 from telemetry.spool import Spool, SpoolBroken, SpoolFull
@@ -46,7 +45,7 @@ MODELS_TIMEOUT_S = 10.0
 _RUN_PATH = re.compile(r"/r/([^/]+)(/v1(?:/.*)?)")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
     """How long an upstream may keep a caller waiting."""
 
@@ -156,6 +155,12 @@ class Gateway:
             await client.answer(refusal.status, refusal.body())
         except ClientGone:
             pass
+        except Exception:
+            log.exception("a request failed inside the gateway")
+            if not client.has_answer_begun:
+                failure = Refused(500, "The gateway failed; its log says why.", type="server_error")
+                self._metrics.refused[failure.status] += 1
+                await client.answer(failure.status, failure.body())
 
     async def _handle(self, request: Request) -> None:
         if ".." in unquote(request.path).split("/"):
@@ -182,7 +187,9 @@ class Gateway:
         scheme, _, key = first(headers, b"authorization").partition(" ")
         key = key.strip()
         if scheme.lower() != "bearer" or not key:
-            raise _unauthorized("No API key was given. Send the project's key as `Authorization: Bearer rk_...`.")
+            raise _unauthorized(
+                "No API key was given. Send the project's key as `Authorization: Bearer rk_...`."
+            )
         if not keys.well_formed(key):
             raise _unauthorized(
                 "This is not a Ratchet key (they look like rk_...). Use the project's key here; the provider's own key"
@@ -190,14 +197,17 @@ class Gateway:
             )
         caller = self._keeper.current.callers.get(keys.digest(key, self._key_pepper))
         if caller is None:
-            raise _unauthorized("This API key is unknown or was revoked. Make a new one for the project and use that.")
+            raise _unauthorized(
+                "This API key is unknown or was revoked. Make a new one for the project and use that."
+            )
         return caller
 
-    def _routes(self, request: Request) -> dict[str, Route]:
-        return dict(self._keeper.current.routes.get(request.caller.project_id, {}))
+    def _routes(self, request: Request) -> Mapping[str, Route]:
+        return self._keeper.current.routes.get(request.caller.project_id, {})
 
     def _upstream(self, request: Request) -> UpstreamTarget | None:
-        """The project's provider, or None when it has none. Raises Refused when its credential is unreadable."""
+        """The project's provider, or None when it has none. Raises Refused when its credential is
+        unreadable."""
         upstream = self._keeper.current.upstreams.get(request.caller.project_id)
         if upstream is not None and upstream.credential is None:
             raise Refused(
@@ -246,7 +256,8 @@ class Gateway:
         await self._run(request, record, order)
 
     async def _pass_through(self, request: Request) -> None:
-        """Everything that is not interpreted: relayed to the project's upstream, the exchange noted without its bytes."""
+        """Everything that is not interpreted: relayed to the project's upstream, the exchange noted without
+        its bytes."""
         upstream = self._upstream(request)
         if upstream is None:
             raise Refused(
@@ -275,7 +286,7 @@ class Gateway:
         await self._run(request, record, order)
 
     def _begin_record(
-        self, request: Request, dialect: str, run: RunGuess | None, *, retry_count: int, **fields: Any
+        self, request: Request, dialect: str, run: RunGuess | None, /, *, retry_count: int, **fields: Any
     ) -> BeginRecord:
         hashes = run.hashes if run else None
         return BeginRecord(
@@ -300,10 +311,12 @@ class Gateway:
         try:
             await self._relay.run(order, request.client, call)
         finally:
+            call.end(CallOutcome.UNREACHABLE)  # says nothing when the relay has ended the call, as it should
             self._metrics.in_flight -= 1
 
     async def _models(self, request: Request) -> None:
-        """The project's aliases, then what its upstream lists; without the upstream when that cannot be had."""
+        """The project's aliases, then what its upstream lists; without the upstream when that cannot be
+        had."""
         aliases = sorted(self._routes(request))
         models = [_model(alias) for alias in aliases]
         upstream = self._upstream(request)
@@ -319,11 +332,14 @@ class Gateway:
             if header[0] != "accept-encoding"
         ]
         try:
-            async with asyncio.timeout(MODELS_TIMEOUT_S), self._session.get(
-                URL(_with_query(f"{upstream.base_url}/models", request.query), encoded=True),
-                headers=headers,
-                allow_redirects=False,
-            ) as response:
+            async with (
+                asyncio.timeout(MODELS_TIMEOUT_S),
+                self._session.get(
+                    URL(_with_query(f"{upstream.base_url}/models", request.query), encoded=True),
+                    headers=headers,
+                    allow_redirects=False,
+                ) as response,
+            ):
                 data = orjson.loads(await response.read())["data"]
                 return [model for model in data if isinstance(model, dict)]
         except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError) as error:
@@ -359,7 +375,9 @@ class Gateway:
                 await client.finish(body)
             case _:
                 raise Refused(
-                    404, f"Nothing is served at {path}: the API is below /v1, so the base URL ends in /v1.", code="unknown_url"
+                    404,
+                    f"Nothing is served at {path}: the API is below /v1, so the base URL ends in /v1.",
+                    code="unknown_url",
                 )
 
     def _problems(self) -> list[str]:
@@ -370,7 +388,9 @@ class Gateway:
             problems.append("the spool cannot be written: records are being lost")
         lag_s = self._lag.age_s(self._spool.position, time.monotonic())
         if lag_s > MAX_LAG_S:
-            problems.append(f"the oldest record has been waiting for {lag_s:.0f} s to be shipped: is ingest running?")
+            problems.append(
+                f"the oldest record has been waiting for {lag_s:.0f} s to be shipped: is ingest running?"
+            )
         return problems
 
     def _gauges(self) -> dict[str, tuple[str, float]]:
@@ -385,9 +405,8 @@ class Gateway:
 
 
 async def _streamed(client: Client) -> AsyncIterator[bytes]:
-    async with contextlib.aclosing(client.pieces()) as pieces:  # type: ignore[type-var]
-        async for piece in pieces:
-            yield piece
+    async for piece in client.pieces():
+        yield piece
     client.cancel_when_gone()
 
 
@@ -410,7 +429,7 @@ def _retry_count(headers: Sequence[Header]) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 5 else 0
 
 
-def _alias(request: Request, routes: dict[str, Route]) -> str:
+def _alias(request: Request, routes: Mapping[str, Route]) -> str:
     name = unquote(request.path.removeprefix("/models/"))
     return name if request.path.startswith("/models/") and name in routes else ""
 
@@ -422,7 +441,12 @@ def _model(alias: str) -> dict[str, Any]:
 
 def _no_such_model(model: str, aliases: list[str]) -> Refused:
     has = f"It has: {', '.join(aliases)}." if aliases else "It has no model of its own and no upstream yet."
-    return Refused(404, f"The model `{model}` does not exist in this project. {has}", param="model", code="model_not_found")
+    return Refused(
+        404,
+        f"The model `{model}` does not exist in this project. {has}",
+        param="model",
+        code="model_not_found",
+    )
 
 
 def _unauthorized(message: str) -> Refused:

@@ -1,7 +1,9 @@
-"""The record of a call: which run it belongs to as far as one gateway can tell, and its two records in the spool.
+"""The record of a call: which run it belongs to as far as one gateway can tell, and its two records in the
+spool.
 
-The begin record is written before the upstream hears of the call, the end record before the answer's last byte leaves.
-Nothing here raises into the relay: what cannot be captured is counted, and the customer's call goes on."""
+The begin record is written before the upstream hears of the call, the end record before the answer's last
+byte leaves. Nothing here raises into the relay: what cannot be captured is counted, and the customer's call
+goes on."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -89,7 +91,8 @@ def served_by(route: Route, target: Target) -> dict[str, Any]:
 
 
 class CallCapture:
-    """One call under way. `receive` and `end` copy what the relay sees; `end` counts once, whoever calls it first."""
+    """One call under way. `receive` and `end` copy what the relay sees; `end` counts once, whoever calls it
+    first."""
 
     def __init__(self, capture: Capture, begin: BeginRecord, traceparent: str) -> None:
         self.begin = begin

@@ -1,4 +1,5 @@
-"""Content encodings (RFC 9110 section 8.4.1), undone on the gateway's copy of a body; the relayed bytes keep theirs."""
+"""Content encodings (RFC 9110 section 8.4.1), undone on the gateway's copy of a body; the relayed bytes keep
+theirs."""
 
 import zlib
 

@@ -6,7 +6,8 @@ import orjson
 
 
 class Refused(Exception):
-    """The call is answered by the gateway. `message` is for the developer who reads it; it never holds a secret."""
+    """The call is answered by the gateway. `message` is for the developer who reads it; it never holds a
+    secret."""
 
     def __init__(
         self,

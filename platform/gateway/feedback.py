@@ -1,6 +1,7 @@
 """`POST /v1/feedback`: one observation about a run, a call or a response, parsed strictly at the edge.
 
-Whether the target exists is not asked: feedback may come before the call's own row, and while PostgreSQL is down.
+Whether the target exists is not asked: feedback may come before the call's own row, and while PostgreSQL is
+down.
 
     {run_id | call_id | response_id, name, value: bool | number | text | object, step?, observed_at?, idempotency_key?}
 """
@@ -121,10 +122,14 @@ def _value(fields: Mapping[str, Any]) -> Any:
         return _within(value, "value", MAX_TEXT_CHARACTERS)
     if isinstance(value, dict):  # a demonstration: what the agent should have answered
         if not value:
-            raise unprocessable("`value` is an empty object; a demonstration is an assistant message.", param="value")
+            raise unprocessable(
+                "`value` is an empty object; a demonstration is an assistant message.", param="value"
+            )
         _within(json.dumps(value, ensure_ascii=False).replace("\\u0000", "\0"), "value", MAX_TEXT_CHARACTERS)
         return value
-    raise unprocessable("`value` must be a boolean, a number, text, or a demonstration (an object).", param="value")
+    raise unprocessable(
+        "`value` must be a boolean, a number, text, or a demonstration (an object).", param="value"
+    )
 
 
 def _step(value: Any) -> int | None:

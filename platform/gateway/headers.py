@@ -1,4 +1,5 @@
-"""Which headers pass, in both directions. Everything does, except what belongs to one connection and what is Ratchet's.
+"""Which headers pass, in both directions. Everything does, except what belongs to one connection and what is
+Ratchet's.
 
 Header names arrive in lower case from ASGI; values are bytes and stay as they are."""
 
@@ -39,7 +40,7 @@ def to_upstream(headers: Iterable[Header], credential: str) -> list[tuple[str, s
     headers = list(headers)
     dropped = _NOT_FORWARDED | _named_by_connection(headers)
     kept = [
-        (name.decode("latin-1"), value.decode("latin-1"))
+        (name.decode("latin-1"), _text(value))
         for name, value in headers
         if name not in dropped and not name.startswith(_PREFIX)
     ]
@@ -52,9 +53,15 @@ def to_client(raw_headers: Iterable[Header]) -> list[Header]:
     """The upstream's headers as the client may see them: repeated ones stay repeated."""
     headers = [(name.lower(), value) for name, value in raw_headers]
     dropped = HOP_BY_HOP | _named_by_connection(headers)
-    return [
-        (name, value) for name, value in headers if name not in dropped and not name.startswith(_PREFIX)
-    ]
+    return [(name, value) for name, value in headers if name not in dropped and not name.startswith(_PREFIX)]
+
+
+def _text(value: bytes) -> str:
+    """Text that the HTTP client below will write as these bytes again: it writes UTF-8."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def _named_by_connection(headers: Iterable[Header]) -> frozenset[bytes]:

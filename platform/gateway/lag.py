@@ -1,6 +1,7 @@
 """How long the oldest record of this process has been waiting to be shipped into the database.
 
-Knows positions in the spool, not records: a position is noted with the time at which it was first seen written."""
+Knows positions in the spool, not records: a position is noted with the time at which it was first seen
+written."""
 
 import threading
 from collections import deque
@@ -25,7 +26,8 @@ class ShippingLag:
             self._shipped = max(self._shipped, position)
 
     def age_s(self, written: Position, now_s: float) -> float:
-        """Seconds since the oldest waiting record was first seen; 0.0 when none waits. `written` is the newest position."""
+        """Seconds since the oldest waiting record was first seen; 0.0 when none waits. `written` is the
+        newest position."""
         with self._mutex:
             if written > (self._waiting[-1][0] if self._waiting else self._shipped):
                 self._waiting.append((written, now_s))

@@ -1,4 +1,5 @@
-"""The gateway's own numbers, and their form for Prometheus (text format 0.0.4). Counts only; nothing about content."""
+"""The gateway's own numbers, and their form for Prometheus (text format 0.0.4). Counts only; nothing about
+content."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ class Metrics:
     """Counters since the start of the process; only the event loop writes them."""
 
     def __init__(self) -> None:
-        self.calls = Counter[str]({outcome.value: 0 for outcome in CallOutcome if outcome != CallOutcome.GATEWAY_DIED})
+        self.calls = Counter[str](
+            {outcome.value: 0 for outcome in CallOutcome if outcome != CallOutcome.GATEWAY_DIED}
+        )
         self.refused = Counter[int]()
         self.in_flight = 0
         self.feedback = 0
@@ -39,7 +42,7 @@ def _lines(metrics: Metrics, gauges: dict[str, tuple[str, float]]) -> Iterator[s
         yield f"ratchet_gateway_{name} {value}\n"
     for name, (help_text, number) in {"in_flight": ("Calls under way.", metrics.in_flight), **gauges}.items():
         yield from _family(name, "counter" if name.endswith("_total") else "gauge", help_text)
-        yield f"ratchet_gateway_{name} {number:g}\n"
+        yield f"ratchet_gateway_{name} {number:.12g}\n"
 
 
 def _family(name: str, kind: str, help_text: str) -> Iterator[str]:

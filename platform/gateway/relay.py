@@ -1,9 +1,11 @@
 """One exchange with an upstream: bytes through in both directions, a copy to the capture.
 
-Knows no routes and no keys: it is told where to send what. The client gets the upstream's status, headers and bytes; a
-stream that breaks off breaks off for the client too; a client that goes away takes the upstream call with it."""
+Knows no routes and no keys: it is told where to send what. The client gets the upstream's status, headers and
+bytes; a stream that breaks off breaks off for the client too; a client that goes away takes the upstream call
+with it."""
 
 import asyncio
+import io
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -25,6 +27,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 CONNECT_TIMEOUT_S = 10.0
 MAX_HEADER_BYTES = 64 << 10
+LARGE_BODY_BYTES = 256 << 10
 _DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\](?:\r\n\r\n|\n\n|\r\r)")
 _DONE_BYTES = 32
 """More than the longest spelling of the end mark: how much of the stream's tail is looked at again."""
@@ -52,7 +55,9 @@ class Client:
         async for piece in self.pieces():
             size += len(piece)
             if size > limit_bytes:
-                raise Refused(413, f"The request body is larger than {limit_bytes} bytes.", code="body_too_large")
+                raise Refused(
+                    413, f"The request body is larger than {limit_bytes} bytes.", code="body_too_large"
+                )
             pieces.append(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -69,7 +74,8 @@ class Client:
                 return
 
     def cancel_when_gone(self) -> None:
-        """From here on, a client that goes away cancels the task that made this object. Once the body has been read."""
+        """From here on, a client that goes away cancels the task that made this object. Once the body has
+        been read."""
 
         async def watch() -> None:
             while (await self._receive())["type"] != "http.disconnect":
@@ -92,8 +98,8 @@ class Client:
         await self._send({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def finish(self, piece: bytes = b"") -> None:
-        """The last piece. An exchange that returns without this is torn down by the server: the client sees a broken
-        transfer, never a clean end."""
+        """The last piece. An exchange that returns without this is torn down by the server: the client sees a
+        broken transfer, never a clean end."""
         await self._send({"type": "http.response.body", "body": piece, "more_body": False})
 
     async def answer(self, status: int, body: bytes, headers: Sequence[Header] = ()) -> None:
@@ -116,7 +122,8 @@ class Order:
 
 
 def open_session() -> aiohttp.ClientSession:
-    """The connections to all upstreams. Nothing is shared between calls: no cookies, no proxy of the environment."""
+    """The connections to all upstreams. Nothing is shared between calls: no cookies, no proxy of the
+    environment."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=30),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -132,7 +139,9 @@ def open_session() -> aiohttp.ClientSession:
 class Relay:
     """Relays calls over one session."""
 
-    def __init__(self, session: aiohttp.ClientSession, *, first_byte_timeout_s: float, idle_timeout_s: float) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, *, first_byte_timeout_s: float, idle_timeout_s: float
+    ) -> None:
         self._session = session
         self._first_byte_timeout_s = first_byte_timeout_s
         self._idle_timeout_s = idle_timeout_s
@@ -171,10 +180,12 @@ class Relay:
             order.method,
             URL(order.url, encoded=True),
             headers=order.headers,
-            data=order.body,
+            data=_sendable(order.body),
             allow_redirects=False,
         ) as response:
-            call.answered(response.status, response.content_type, response.headers.get("content-encoding", ""))
+            call.answered(
+                response.status, response.content_type, response.headers.get("content-encoding", "")
+            )
             await client.start(response.status, [*to_client(response.raw_headers), *order.answer_headers])
             is_stream = response.content_type == "text/event-stream"
             held = tail = b""
@@ -189,7 +200,9 @@ class Relay:
                     if not is_stream:
                         # The newest piece may be the last one, which leaves after the end record.
                         piece, held = held, piece
-                    elif b"[DONE]" in (tail := (tail + piece)[-_DONE_BYTES - len(piece) :]) and _DONE.search(tail):
+                    elif b"[DONE]" in (tail := (tail + piece)[-_DONE_BYTES - len(piece) :]) and _DONE.search(
+                        tail
+                    ):
                         call.end(CallOutcome.COMPLETE)
                     tail = tail[-_DONE_BYTES:]
                     if piece:
@@ -209,6 +222,11 @@ class Relay:
         await client.answer(refusal.status, body, order.answer_headers)
 
 
+def _sendable(body: bytes | AsyncIterator[bytes] | None) -> io.BytesIO | bytes | AsyncIterator[bytes] | None:
+    """Large bodies are read piece by piece, so that writing one does not hold up the other calls."""
+    return io.BytesIO(body) if isinstance(body, bytes) and len(body) > LARGE_BODY_BYTES else body
+
+
 def _unreachable(origin: str, error: aiohttp.ClientError) -> Refused:
     match error:
         case aiohttp.ClientConnectorDNSError():
@@ -216,9 +234,15 @@ def _unreachable(origin: str, error: aiohttp.ClientError) -> Refused:
         case aiohttp.ClientSSLError():
             what, check = "its TLS certificate was not accepted", "its certificate"
         case aiohttp.ClientConnectorError():
-            what, check = f"the connection failed ({error.strerror or 'refused'})", "that it is up and reachable from here"
+            what, check = (
+                f"the connection failed ({error.strerror or 'refused'})",
+                "that it is up and reachable from here",
+            )
         case aiohttp.ConnectionTimeoutError():
-            what, check = f"no connection within {CONNECT_TIMEOUT_S:g} s", "that it is up and reachable from here"
+            what, check = (
+                f"no connection within {CONNECT_TIMEOUT_S:g} s",
+                "that it is up and reachable from here",
+            )
         case _:
             what, check = "it closed the connection without an answer", "its own log"
     return Refused(

@@ -1,7 +1,8 @@
-"""How a caller may name its run, in order of precedence. It never has to: `telemetry.stitching` finds runs alone.
+"""How a caller may name its run, in order of precedence. It never has to: `telemetry.stitching` finds runs
+alone.
 
-One function per convention; each looks at the request and answers with the name or with an empty text. The run that a
-name stands for is the same for every gateway and after every restart."""
+One function per convention; each looks at the request and answers with the name or with an empty text. The
+run that a name stands for is the same for every gateway and after every restart."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -21,10 +21,14 @@ class InvalidUpstream(ValueError):
 
 
 @transaction.atomic
-def set_upstream(*, project: Project, base_url: str, credential: str, actor: Actor, now: datetime) -> Upstream:
-    """Send the project's calls to `base_url` from now on, with `credential` as the bearer token ("" for none).
+def set_upstream(
+    *, project: Project, base_url: str, credential: str, actor: Actor, now: datetime
+) -> Upstream:
+    """Send the project's calls to `base_url` from now on, with `credential` as the bearer token ("" for
+    none).
 
-    Gateways hear of it at the commit. The ledger gets the URL, never the credential. Raises InvalidUpstream."""
+    Gateways hear of it at the commit. The ledger gets the URL, never the credential. Raises
+    InvalidUpstream."""
     url = checked_base_url(base_url)
     credential = credential.strip()
     if not credential.isascii() or not credential.isprintable():
@@ -64,9 +68,13 @@ def checked_base_url(text: str) -> str:
     if not parts.hostname or port_is_odd or any(character.isspace() for character in text):
         raise InvalidUpstream(f"the upstream's URL must name a host, not {text!r}")
     if parts.query or parts.fragment:
-        raise InvalidUpstream("the upstream's URL must end with its path: leave out everything from ? or # on")
+        raise InvalidUpstream(
+            "the upstream's URL must end with its path: leave out everything from ? or # on"
+        )
     if not parts.path.strip("/"):
-        raise InvalidUpstream(f"the upstream's URL must include the API's path, usually {text.rstrip('/')}/v1")
+        raise InvalidUpstream(
+            f"the upstream's URL must include the API's path, usually {text.rstrip('/')}/v1"
+        )
     if len(text) > MAX_URL_CHARACTERS:
         raise InvalidUpstream(f"the upstream's URL may have {MAX_URL_CHARACTERS} characters, not {len(text)}")
     return text.rstrip("/")

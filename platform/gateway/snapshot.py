@@ -1,13 +1,14 @@
 """What the gateway knows of the installation: keys, aliases, upstreams, in memory, always whole.
 
-A thread of its own loads it: at the start, when PostgreSQL says that something changed, and every POLL_INTERVAL_S in
-case that was missed. While PostgreSQL is away the last snapshot goes on serving. Decides nothing about calls."""
+A thread of its own loads it: at the start, when PostgreSQL says that something changed, and every
+POLL_INTERVAL_S in case that was missed. While PostgreSQL is away the last snapshot goes on serving. Decides
+nothing about calls."""
 
 import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 import psycopg
@@ -79,7 +80,8 @@ class Source(Protocol):
 
 
 class DatabaseSource:
-    """PostgreSQL, over this thread's Django connection. Listening begins before the first load, so no change is missed."""
+    """PostgreSQL, over this thread's Django connection. Listening begins before the first load, so no change
+    is missed."""
 
     def load(self) -> Snapshot:
         self._listen()
@@ -88,9 +90,7 @@ class DatabaseSource:
             by_project.setdefault(UUID(route.project_id), {})[route.alias] = route
         cipher = Fernet(settings.KEYRING.credential_key)
         return Snapshot(
-            callers={
-                key.digest: Caller(UUID(key.key_id), UUID(key.project_id)) for key in live_keys()
-            },
+            callers={key.digest: Caller(UUID(key.key_id), UUID(key.project_id)) for key in live_keys()},
             routes=by_project,
             upstreams={row.project_id: _target(row, cipher) for row in Upstream.objects.all()},
         )
@@ -106,11 +106,12 @@ class DatabaseSource:
     def close(self) -> None:
         connection.close()
 
-    def _listen(self) -> "psycopg.Connection[object]":
-        if connection.connection is None:
-            connection.ensure_connection()
-            connection.connection.execute(f"LISTEN {ROUTES_CHANGED}")
-        listening: psycopg.Connection[object] = connection.connection
+    def _listen(self) -> "psycopg.Connection[Any]":
+        is_new = connection.connection is None
+        connection.ensure_connection()
+        listening: psycopg.Connection[Any] = connection.connection
+        if is_new:
+            listening.execute(f"LISTEN {ROUTES_CHANGED}")
         return listening
 
 
@@ -126,7 +127,9 @@ def _target(row: Upstream, cipher: Fernet) -> UpstreamTarget:
 class SnapshotKeeper:
     """Keeps `current` up to date on a thread of its own."""
 
-    def __init__(self, source: Source, *, process: str, on_shipped: Callable[[Mapping[str, tuple[int, int]]], None]) -> None:
+    def __init__(
+        self, source: Source, *, process: str, on_shipped: Callable[[Mapping[str, tuple[int, int]]], None]
+    ) -> None:
         self.current = EMPTY
         self.is_loaded = False
         self.loads = 0
@@ -162,7 +165,9 @@ class SnapshotKeeper:
                 if not is_away:
                     is_expected = isinstance(error, DatabaseError | psycopg.Error)
                     log.warning(
-                        "routes cannot be loaded, serving those known so far: %s", error, exc_info=not is_expected
+                        "routes cannot be loaded, serving those known so far: %s",
+                        error,
+                        exc_info=not is_expected,
                     )
                 is_away = True
                 self._source.close()

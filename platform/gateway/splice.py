@@ -1,4 +1,5 @@
-"""Changes the value of a JSON object's top-level string member in the bytes themselves: all others stay as they were.
+"""Changes the value of a JSON object's top-level string member in the bytes themselves: all others stay as
+they were.
 
 Works on bytes that a JSON parser has accepted; does not check them again."""
 
@@ -26,11 +27,14 @@ def replace_string(body: bytes, member: str, value: str) -> bytes:
             depth -= 1
         elif depth == 1 and (colon := _COLON.match(body, end)):
             # A string before a colon is a key; no value stands before one.
-            if _is_key(body[start:end], member) and body[colon.end() : colon.end() + 1] == b'"':
-                found = _TOKEN.match(body, colon.end())
-                assert found is not None
-                pieces += [body[copied : found.start()], orjson.dumps(value)]
-                copied = found.end()
+            value_start = colon.end()
+            if (
+                _is_key(body[start:end], member)
+                and (old := _TOKEN.match(body, value_start))
+                and old[0][:1] == b'"'
+            ):
+                pieces += [body[copied : old.start()], orjson.dumps(value)]
+                copied = old.end()
     return b"".join([*pieces, body[copied:]])
 
 

@@ -19,9 +19,7 @@ class StateChanged(Exception):
     """Another process moved the row first; reload it and decide again."""
 
 
-def move(
-    row: Model, target: S, *, table: Mapping[S, frozenset[S]], now: datetime, **changes: Any
-) -> None:
+def move(row: Model, target: S, *, table: Mapping[S, frozenset[S]], now: datetime, **changes: Any) -> None:
     """Move `row.state` to `target` if the table allows it and no other process got there first.
 
     `changes` are further columns to write in the same statement; `updated_at` is set to `now`.

@@ -14,9 +14,8 @@ from uuid import UUID
 
 import rfc8785
 from django.db import transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, QuerySet
 
-from kernel.queueing import TaskRef
 from learning import reward_specs
 from learning.models import Episode, RewardSpecVersion
 from learning.rewards.spec import RewardSpec, Score, score
@@ -25,10 +24,10 @@ from telemetry import exchange, runs
 from telemetry.models import Call, CallBody, CallOutcome, Run, RunState, Signal, Step
 from telemetry.signals import SignalRow, latest_signals
 
-BUILD = TaskRef("learning.build_episodes")
-"""Argument `project_id`."""
 BATCH = 50
 """Runs at a time: their answers are in memory together."""
+_MAX_SIGNAL = 1e12
+"""A larger value, or one that is no number at all, is a mistake and not an outcome."""
 _PLAIN_TYPES = frozenset({"string", "integer", "number", "boolean"})
 
 
@@ -55,17 +54,24 @@ def build_due(*, project_id: UUID, now: datetime) -> int:
     outcome = Signal.objects.filter(project_id=project_id, name=spec.outcome.signal, run__state=RunState.OPEN)
     runs.close(outcome.values_list("run_id", flat=True).distinct(), now=now)
     built = 0
-    while due := _due(project_id, version):
+    while due := list(_due(version)[:BATCH]):
         built += _build(due, version, spec, now)
     return built
 
 
-def _due(project_id: UUID, version: RewardSpecVersion) -> list[Run]:
+def due_projects() -> list[UUID]:
+    """Projects with a run that is closed and has no episode: after an idle run's closing, or a new reward
+    spec."""
+    in_force = RewardSpecVersion.objects.order_by("project_id", "-created_at", "-id").distinct("project_id")
+    return [version.project_id for version in in_force if _due(version).exists()]
+
+
+def _due(version: RewardSpecVersion) -> "QuerySet[Run]":
     episodes = Episode.objects.filter(
         run_id=OuterRef("id"), run_revision=OuterRef("revision"), reward_spec=version
     )
-    closed = Run.objects.filter(project_id=project_id, state=RunState.CLOSED).exclude(Exists(episodes))
-    return list(closed.order_by("latest_call_at", "id")[:BATCH])
+    closed = Run.objects.filter(project_id=version.project_id, state=RunState.CLOSED)
+    return closed.exclude(Exists(episodes)).order_by("latest_call_at", "id")
 
 
 @transaction.atomic
@@ -203,7 +209,7 @@ def _numbers(signals: Mapping[str, Any]) -> dict[str, float | bool | None]:
     return {
         name: value
         for name, value in signals.items()
-        if isinstance(value, bool | int | float) and math.isfinite(value)
+        if isinstance(value, bool | int | float) and abs(value) <= _MAX_SIGNAL
     }
 
 
@@ -253,12 +259,14 @@ def _reward_document(scored: Score) -> dict[str, Any]:
     }
 
 
-def _canonical(document: Any) -> bytes:
+def _canonical(document: dict[str, Any]) -> bytes:
     """RFC 8785's canonical JSON. It writes numbers as JavaScript would, in one way only."""
     try:
         return rfc8785.dumps(document)
     except (rfc8785.CanonicalizationError, UnicodeEncodeError):
         return rfc8785.dumps(_sayable(document))
+    except RecursionError:  # content parts or demonstrations, nested some hundred levels deep
+        return _canonical({**document, "messages": [], "signals": [], "is_unreadable": True})
 
 
 def _sayable(value: Any) -> Any:

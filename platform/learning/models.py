@@ -20,7 +20,9 @@ class RewardSpecVersion(models.Model):
     created_at = models.DateTimeField()
 
     class Meta:
-        constraints = [models.UniqueConstraint(name="reward_spec_unique", fields=["project", "name", "version"])]
+        constraints = [
+            models.UniqueConstraint(name="reward_spec_unique", fields=["project", "name", "version"])
+        ]
 
     def __str__(self) -> str:
         return f"{self.name} v{self.version}"
@@ -133,7 +135,9 @@ class TrainingJob(LeasedJob):
         constraints = [
             models.CheckConstraint(name="training_job_state_known", condition=Q(state__in=JobState.values)),
             models.UniqueConstraint(
-                name="one_open_job_per_line", fields=["project", "model_line"], condition=Q(state__in=JOB_OPEN)
+                name="one_open_job_per_line",
+                fields=["project", "model_line"],
+                condition=Q(state__in=JOB_OPEN),
             ),
         ]
 
@@ -167,6 +171,7 @@ class Evaluation(LeasedJob):
         constraints = [
             models.CheckConstraint(name="evaluation_state_known", condition=Q(state__in=JobState.values)),
             models.CheckConstraint(
-                name="evaluation_verdict_known", condition=Q(verdict="") | Q(verdict__in=EvaluationVerdict.values)
+                name="evaluation_verdict_known",
+                condition=Q(verdict="") | Q(verdict__in=EvaluationVerdict.values),
             ),
         ]

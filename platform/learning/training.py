@@ -71,7 +71,7 @@ def plan(snapshot: DatasetSnapshot, environment: Environment) -> Plan:
             tasks=tasks,
             reasons=(
                 measured,
-                f"On-policy training needs at least {MIN_TASKS} different tasks that the environment can play.",
+                f"On-policy training needs at least {MIN_TASKS} different tasks that the environment plays.",
                 "Send the signal `task` with each run, with a task id that the environment knows.",
             ),
         )
@@ -80,7 +80,7 @@ def plan(snapshot: DatasetSnapshot, environment: Environment) -> Plan:
         tasks=tasks,
         reasons=(
             measured,
-            "The environment can play them, so rollouts are on-policy and each is compared with others of its task: GRPO.",
+            "The environment plays them, so rollouts are on-policy and are compared within their task: GRPO.",
         ),
     )
 

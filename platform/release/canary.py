@@ -1,4 +1,5 @@
-"""What a canary's traffic says: wait, promote or abort. One pure function; `release.promotion` brings the numbers.
+"""What a canary's traffic says: wait, promote or abort. One pure function; `release.promotion` brings the
+numbers.
 
 An abort always wins over everything else, and evidence that does not decide means waiting."""
 

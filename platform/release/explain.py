@@ -1,6 +1,7 @@
 """Why a version answers: from the alias back to the approval, the evidence, the job, the data and the runs.
 
-Each stage names the ledger events that prove it. Reads only; `audit.verify` says whether the ledger can be believed."""
+Each stage names the ledger events that prove it. Reads only; `audit.verify` says whether the ledger can be
+believed."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -192,7 +193,8 @@ def _stages(
 
 
 def _teachers(snapshot: DatasetSnapshot) -> list[Episode]:
-    """The best rewarded episodes of the snapshot's file, found by their digests; none when the file is gone."""
+    """The best rewarded episodes of the snapshot's file, found by their digests; none when the file is
+    gone."""
     try:
         with settings.OBJECT_STORE.path(snapshot.location).open("rb") as file:
             lines = islice(file, EPISODES_READ)

@@ -1,4 +1,5 @@
-"""Tables of release: model versions, deployments (aliases), promotions, policy nodes and what they have loaded."""
+"""Tables of release: model versions, deployments (aliases), promotions, policy nodes and what they have
+loaded."""
 
 from django.db import models
 from django.db.models import Q
@@ -22,8 +23,9 @@ class ModelVersion(models.Model):
     """Folder of the adapter below the object store's root; empty for the base itself."""
     adapter_sha256 = models.CharField(max_length=64, blank=True)
     served_name = models.CharField(max_length=300, db_index=True)
-    """The name policy nodes serve it under. An adapter's carries its digest and never stands for other weights
-    (`release.registry` sees to that); a base's is the node's own name for it, shared by all who use that base."""
+    """The name policy nodes serve it under. An adapter's carries its digest and never stands for other
+    weights (`release.registry` sees to that); a base's is the node's own name for it, shared by all who use
+    that base."""
     job = models.OneToOneField(TrainingJob, null=True, on_delete=models.PROTECT, related_name="model_version")
     created_at = models.DateTimeField()
 
@@ -42,7 +44,8 @@ class ModelVersion(models.Model):
 
 
 class Deployment(models.Model):
-    """What an alias answers with: a champion, and while a canary runs, a second version on a share of runs."""
+    """What an alias answers with: a champion, and while a canary runs, a second version on a share of
+    runs."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="deployments")

@@ -1,8 +1,9 @@
-"""Who answers an alias, and the only functions that may change it: propose, approve, reject, canary, champion, back.
+"""Who answers an alias, and the only functions that may change it: propose, approve, reject, canary,
+champion, back.
 
-Every move is a compare-and-set with its audit event in one transaction, taken under the deployment's lock, so that
-two people, guards or workers never both win. Does not measure or load anything: `canary.decide` judges the numbers
-that are brought here, `release.serving` talks to policy nodes."""
+Every move is a compare-and-set with its audit event in one transaction, taken under the deployment's lock, so
+that two people, guards or workers never both win. Does not measure or load anything: `canary.decide` judges
+the numbers that are brought here, `release.serving` talks to policy nodes."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -46,7 +47,8 @@ class Refused(IllegalTransition):
 def create_deployment(
     *, project: Project, alias: str, champion: ModelVersion, actor: Actor, now: datetime
 ) -> Deployment:
-    """Let an alias answer with its first champion, version 1 of its line. Raises Refused when the alias exists."""
+    """Let an alias answer with its first champion, version 1 of its line. Raises Refused when the alias
+    exists."""
     if champion.number != 1 or champion.job_id is not None:
         raise Refused(f"an alias begins with its base model, not with {champion}")
     deployment, made = Deployment.objects.get_or_create(
@@ -77,7 +79,8 @@ def propose(
     canary_share: float = 0.25,
     canary_min_calls: int = 50,
 ) -> Promotion:
-    """Ask that an evaluation's candidate become champion. Only a passed gate can be asked for. Raises Refused."""
+    """Ask that an evaluation's candidate become champion. Only a passed gate can be asked for. Raises
+    Refused."""
     candidate = ModelVersion.objects.select_related("project").get(pk=evaluation.candidate_id)
     with transaction.atomic():
         deployment = Deployment.objects.select_for_update().get(
@@ -117,7 +120,8 @@ def propose(
 
 
 def offer(*, evaluation_id: UUID, now: datetime) -> Promotion | None:
-    """Propose on behalf of whoever requested the training job, if the gate passed and nothing stands in the way.
+    """Propose on behalf of whoever requested the training job, if the gate passed and nothing stands in the
+    way.
 
     Called by a worker whenever an evaluation has ended; asking twice changes nothing.
     """
@@ -141,8 +145,9 @@ def offer(*, evaluation_id: UUID, now: datetime) -> Promotion | None:
 def approve(*, promotion: Promotion, approver: User, reason: str, now: datetime) -> Promotion:
     """Say yes to a proposed promotion: its canary starts as soon as a node serves the candidate.
 
-    The approver is another person than the requester, may approve in the organization, and gives a reason; the
-    evidence and the champion are the ones that the proposal was made on. Raises Refused, IllegalTransition.
+    The approver is another person than the requester, may approve in the organization, and gives a reason;
+    the evidence and the champion are the ones that the proposal was made on. Raises Refused,
+    IllegalTransition.
     """
     with transaction.atomic():
         promotion, deployment = _locked(promotion.pk)
@@ -189,7 +194,8 @@ def start_canary(*, promotion_id: UUID, now: datetime) -> bool:
     promotion = Promotion.objects.select_related("candidate").get(pk=promotion_id)
     if promotion.state != S.APPROVED:
         return promotion.state == S.CANARY
-    # Asked outside the transaction: an answer can take seconds, and the deployment's lock must not be held so long.
+    # Asked outside the transaction: an answer can take seconds, and the deployment's lock must not be held so
+    # long.
     obstacle = serving.why_not_ready(promotion.candidate)
     with transaction.atomic():
         promotion, deployment = _locked(promotion_id)
@@ -260,8 +266,8 @@ def roll_back(
 ) -> ModelVersion:
     """Undo the latest change of who answers, or put a version back that has been champion here before.
 
-    While a canary runs it is aborted, and that is all unless `to` names another champion. Going forward again is the
-    same call with the version that was left. Returns who is champion then. Raises Refused.
+    While a canary runs it is aborted, and that is all unless `to` names another champion. Going forward again
+    is the same call with the version that was left. Returns who is champion then. Raises Refused.
     """
     with transaction.atomic():
         deployment = Deployment.objects.select_for_update().select_related("project").get(pk=deployment.pk)
@@ -311,7 +317,8 @@ def roll_back(
 
 
 def due_offers() -> list[UUID]:
-    """Evaluations that passed, of versions that a job made, that nobody has proposed yet and that could be."""
+    """Evaluations that passed, of versions that a job made, that nobody has proposed yet and that could
+    be."""
     current = Deployment.objects.filter(champion=OuterRef("champion_id"))
     made = ModelVersion.objects.filter(pk=OuterRef("candidate_id"), job__isnull=False)
     rows = Evaluation.objects.filter(
@@ -330,7 +337,8 @@ def due(state: PromotionState) -> list[UUID]:
 
 
 def been_champion(deployment: Deployment) -> QuerySet[ModelVersion]:
-    """The versions that have been champion here: by an approved promotion, or from the deployment's beginning."""
+    """The versions that have been champion here: by an approved promotion, or from the deployment's
+    beginning."""
     made = Promotion.objects.filter(deployment=deployment, champion_at__isnull=False)
     return ModelVersion.objects.filter(
         Q(pk__in=made.values("candidate")) | Q(pk__in=made.values("previous")) | Q(pk=deployment.champion_id)
@@ -354,7 +362,8 @@ def _promotion_of(deployment: Deployment, version: ModelVersion) -> Promotion | 
 
 
 def _locked(promotion_id: UUID) -> tuple[Promotion, Deployment]:
-    """The promotion as it stands, with its deployment locked. Always in this order, so that nobody deadlocks."""
+    """The promotion as it stands, with its deployment locked. Always in this order, so that nobody
+    deadlocks."""
     deployment_id = Promotion.objects.values_list("deployment_id", flat=True).get(pk=promotion_id)
     deployment = Deployment.objects.select_for_update().get(pk=deployment_id)
     promotion = Promotion.objects.select_related("project", "candidate", "previous", "evaluation").get(
@@ -371,7 +380,8 @@ def _answer(
     canary: ModelVersion | None = None,
     share: float = 0.0,
 ) -> None:
-    """The only write of who answers: champion (the same one when None), canary and its share, one generation on."""
+    """The only write of who answers: champion (the same one when None), canary and its share, one generation
+    on."""
     changed = Deployment.objects.filter(pk=deployment.pk, generation=deployment.generation).update(
         champion=champion or deployment.champion_id,
         canary=canary,

@@ -1,4 +1,5 @@
-"""Model versions: immutable, numbered within their line, their files verified and kept under a name with their digest.
+"""Model versions: immutable, numbered within their line, their files verified and kept under a name with
+their digest.
 
 Does not decide who answers: `release.promotion` does."""
 
@@ -71,8 +72,8 @@ def register_base(
 def register_from_job(*, job_id: UUID, now: datetime) -> ModelVersion:
     """Register what a training job made, once, and ask for its evaluation against the champion.
 
-    Raises RegistrationRefused for a job that did not succeed, UnsafeArtifact for files that are not plain safetensors
-    and JSON or not the ones the trainer reported.
+    Raises RegistrationRefused for a job that did not succeed, UnsafeArtifact for files that are not plain
+    safetensors and JSON or not the ones the trainer reported.
     """
     job = TrainingJob.objects.select_related("project", "snapshot", "reward_spec").get(pk=job_id)
     existing = ModelVersion.objects.filter(job=job).first()

@@ -11,8 +11,8 @@ from release.routing import Route, Target
 def routes() -> list[Route]:
     """Every alias of the installation with the versions that may answer it now, in two queries.
 
-    An alias whose base no node serves is left out, and so is a canary that no node has loaded: a node that came back
-    empty must cost the canary its share for a moment, not the callers their answers.
+    An alias whose base no node serves is left out, and so is a canary that no node has loaded: a node that
+    came back empty must cost the canary its share for a moment, not the callers their answers.
     """
     nodes = list(PolicyNode.objects.order_by("name"))
     deployments = Deployment.objects.select_related("champion", "canary").order_by("pk")
@@ -36,7 +36,8 @@ def routes() -> list[Route]:
 
 
 def history(promotion: Promotion) -> list[EventRow]:
-    """What the ledger says about a promotion, its own events and the deployment's that name it, oldest first."""
+    """What the ledger says about a promotion, its own events and the deployment's that name it, oldest
+    first."""
     own = ("promotion", str(promotion.pk))
     deployment = ("deployment", str(promotion.deployment_id))
     histories = ledger.events_of_many([own, deployment])
@@ -48,7 +49,8 @@ def history(promotion: Promotion) -> list[EventRow]:
 
 
 def _target(version: ModelVersion, nodes: Iterable[PolicyNode], *, only_loaded: bool) -> Target | None:
-    """The version on a node that has it loaded, or else, unless `only_loaded`, on one that serves its base."""
+    """The version on a node that has it loaded, or else, unless `only_loaded`, on one that serves its
+    base."""
     able = [node for node in nodes if node.base_sha256 == version.base_sha256]
     loaded = [node for node in able if version.served_name in node.loaded]
     node = next(iter(loaded or ([] if only_loaded else able)), None)

@@ -1,8 +1,8 @@
 """Policy nodes: which there are, what they have loaded, and loading what deployments need.
 
 Speaks the part of vLLM's HTTP interface that our own policy server has as well: `GET /v1/models`,
-`POST /v1/load_lora_adapter`, `POST /v1/chat/completions`. A node that is down or came back empty is no error: the
-next sweep finds it and loads again. Never unloads: an earlier champion must be able to answer at once."""
+`POST /v1/load_lora_adapter`, `POST /v1/chat/completions`. A node that is down or came back empty is no error:
+the next sweep finds it and loads again. Never unloads: an earlier champion must be able to answer at once."""
 
 import logging
 from datetime import datetime

@@ -1,6 +1,7 @@
 """What release does by the clock: register, offer, load, begin canaries, judge them.
 
-Finds rows that are due and calls the service of each; one that fails is logged and does not hold up the others."""
+Finds rows that are due and calls the service of each; one that fails is logged and does not hold up the
+others."""
 
 import logging
 from collections.abc import Callable, Iterable

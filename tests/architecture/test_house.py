@@ -30,23 +30,43 @@ def test_every_package_init_is_empty() -> None:
 
 
 def test_every_module_says_what_it_owns() -> None:
-    silent = [str(p.relative_to(ROOT)) for p in SOURCE if p.name != "__init__.py" and not p.read_text().startswith(('"""', 'r"""'))]
+    silent = [
+        str(p.relative_to(ROOT))
+        for p in SOURCE
+        if p.name != "__init__.py" and not p.read_text().startswith(('"""', 'r"""'))
+    ]
     assert silent == []
 
 
 def test_every_audit_action_is_documented() -> None:
-    documented = set(re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \|", (ROOT / "docs/audit-format.md").read_text(), re.MULTILINE))
+    documented = set(
+        re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \|", (ROOT / "docs/audit-format.md").read_text(), re.MULTILINE)
+    )
     assert {action.value for action in Action} == documented
 
 
 def test_the_glossary_names_every_table() -> None:
     words = (ROOT / "docs/glossary.md").read_text().lower()
-    for word in ("run", "step", "call", "signal", "episode", "training job", "model version", "deployment", "promotion"):
+    for word in (
+        "run",
+        "step",
+        "call",
+        "signal",
+        "episode",
+        "training job",
+        "model version",
+        "deployment",
+        "promotion",
+    ):
         assert re.search(rf"^\| [^|]*\b{word}\b", words, re.MULTILINE), word
 
 
 def test_every_requirement_is_pinned() -> None:
-    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
+    lines = [
+        line
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line)] == []
 
 
@@ -63,6 +83,11 @@ def test_no_process_listens_beyond_loopback(program: run.Program) -> None:
 def test_no_pickle_and_no_foreign_host() -> None:
     for path in SOURCE:
         text = path.read_text()
-        assert not re.search(r"^\s*(import|from) (pickle|shelve|marshal|dill|joblib)\b", text, re.MULTILINE), path
-        hosts = set(re.findall(r"https?://([a-z0-9.-]+\.[a-z]{2,})", text)) - {"example.com", "api.openai.com"}
+        assert not re.search(
+            r"^\s*(import|from) (pickle|shelve|marshal|dill|joblib)\b", text, re.MULTILINE
+        ), path
+        hosts = set(re.findall(r"https?://([a-z0-9.-]+\.[a-z]{2,})", text)) - {
+            "example.com",
+            "api.openai.com",
+        }
         assert not hosts, f"{path} names {hosts}"

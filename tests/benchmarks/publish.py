@@ -1,4 +1,4 @@
-"""Where a benchmark's rows go: a table on the screen, the same table in docs/benchmarks.md, and a JSON file in the home."""
+"""Where a benchmark's rows go: the screen, the table in docs/benchmarks.md, a JSON file in the home."""
 
 import json
 import os
@@ -32,9 +32,15 @@ def machine() -> str:
 def publish(part: str, rows: Sequence[Row]) -> bool:
     """Print the table, refresh its section of the document, write the JSON; True when every target holds."""
     table = ["| what | measured | unit | target | holds |", "|---|---|---|---|---|"]
-    table += [f"| {r.name} | {r.value:g} | {r.unit} | {r.target} | {'yes' if r.holds else 'NO'} |" for r in rows]
+    table += [
+        f"| {r.name} | {r.value:g} | {r.unit} | {r.target} | {'yes' if r.holds else 'NO'} |" for r in rows
+    ]
     print("\n" + "\n".join(table))
-    section = f"<!-- {part} -->\nMeasured on {machine()}, by `make bench-{part}`.\n\n" + "\n".join(table) + f"\n<!-- /{part} -->"
+    section = (
+        f"<!-- {part} -->\nMeasured on {machine()}, by `make bench-{part}`.\n\n"
+        + "\n".join(table)
+        + f"\n<!-- /{part} -->"
+    )
     text = DOCUMENT.read_text()
     text, count = re.subn(rf"<!-- {part} -->.*?<!-- /{part} -->", lambda _: section, text, flags=re.DOTALL)
     if count != 1:

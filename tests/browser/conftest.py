@@ -1,4 +1,5 @@
-"""A browser at the console: Chromium driven by Playwright, the live server, and a scene in a real database."""
+"""A browser at the console: Chromium driven by Playwright, the live server, and a scene in a real
+database."""
 
 import os
 from collections.abc import Iterator
@@ -22,8 +23,8 @@ FLAGS = [
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     if not CHROMIUM.exists():
-        pytest.skip("no /usr/bin/chromium: install it with `apt-get install chromium` to run the browser tests")
-    # Playwright's own loop lives in this thread, so Django must be told that the ORM is still called from tests only.
+        pytest.skip("no /usr/bin/chromium: `apt-get install chromium` makes the browser tests run")
+    # Playwright's loop lives in this thread: Django must be told that tests alone call the ORM.
     os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
@@ -58,7 +59,8 @@ class Visitor:
         self.page.goto(self.origin + path)
 
     def shoot(self, name: str, *, whole: bool = True) -> None:
-        """Write a picture of the page, the whole of it or what the window shows, below the home's screenshots."""
+        """Write a picture of the page, the whole of it or what the window shows, below the home's
+        screenshots."""
         self.page.screenshot(path=self._screenshots / f"{name}.png", full_page=whole)
 
     def _note(self, request: object) -> None:

@@ -1,16 +1,21 @@
-"""A believable organization for the console's tests and screenshots: an airline's runs, a support desk that learns,
+"""A believable organization for the console's tests and screenshots: an airline's runs, a support desk that
+learns,
 promotions in every state, people in every role, and strangers next door.
 
-Decisions go through the product's services; what processes would have written (calls, progress, evidence) is written here."""
+Decisions go through the product's services; what processes would have written (calls, progress, evidence)
+is written here."""
 
 import hashlib
 import json
 import random
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth.hashers import make_password
+from django.db import transaction
 
 from accounts import services as accounts
 from accounts.models import ApiKey, Organization, Project, Role, User
@@ -20,29 +25,40 @@ from kernel.ids import uuid7
 from learning import reward_specs
 from learning.evaluation import gate
 from learning.evaluation.jobs import evidence_digest
-from learning.models import DatasetSnapshot, Episode, Evaluation, EvaluationVerdict, JobState, RewardSpecVersion, TrainingJob
+from learning.models import (
+    DatasetSnapshot,
+    Episode,
+    Evaluation,
+    EvaluationVerdict,
+    JobState,
+    RewardSpecVersion,
+    TrainingJob,
+)
 from learning.rewards.spec import SUPPORT_DESK
 from learning.training import location
 from release import promotion as promotions
 from release.models import Deployment, ModelVersion, PolicyNode, Promotion, PromotionState
 from telemetry.models import Call, CallBody, CallOutcome, CaptureLoss, Run, RunState, Signal, Step
-from workers.app import app as celery
-
-assert celery  # the product's app: without it hints wait for a broker that nobody configured
 
 PASSWORD = "correct horse battery"
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
 SETUP = Actor.service("command line")
 
-POLICY = "# Airline Agent Policy\n\nThe current time is 2024-05-15 15:00:00 EST.\n\nBefore any action that changes a booking, list its details and obtain an explicit yes. Make one tool call at a time. Deny requests that are against this policy."
+POLICY = """# Airline Agent Policy
+
+The current time is 2024-05-15 15:00:00 EST.
+
+Before any action that changes a booking, list its details and obtain an explicit yes.
+Make one tool call at a time. Deny requests that are against this policy."""
 AIRLINE = [
-    ("user", "Hi, I need to cancel my flight from New York to Chicago, reservation 4WQ150. My sister is ill."),
-    ("assistant", "I'm sorry to hear that. May I have your user id, so that I can look at the reservation?"),
+    ("user", "Hi, I need to cancel my flight to Chicago, reservation 4WQ150. My sister is ill."),
+    ("assistant", "I'm sorry to hear that. May I have your user id, to look at the reservation?"),
     ("user", "It's chen_jackson_3290."),
     ("call", "get_reservation_details", {"reservation_id": "4WQ150"}),
     ("tool", {"reservation_id": "4WQ150", "origin": "DFW", "destination": "LAX", "cabin": "basic_economy",
               "created_at": "2024-05-02T03:10:19", "insurance": "yes", "total_baggages": 2}),
-    ("assistant", "Your reservation is basic economy and was booked more than 24 hours ago. Because you bought insurance and the reason is a health matter in your family, I can cancel it and refund your card. Shall I?"),
+    ("assistant", "It is basic economy and was booked more than 24 hours ago. As you bought insurance and "
+                  "the reason is a health matter, I can cancel it and refund your card. Shall I?"),
     ("user", "Yes, please."),
     ("call", "cancel_reservation", {"reservation_id": "4WQ150"}),
     ("tool", {"status": "cancelled", "refund": {"payment_id": "credit_card_3563913", "amount": 748}}),
@@ -85,7 +101,12 @@ class Scene:
 
 def person(name: str, **more: Any) -> User:
     """Somebody who can sign in."""
-    return User.objects.create_user(name, password=PASSWORD, **more)
+    return User.objects.create(username=name, password=_hashed(PASSWORD), **more)
+
+
+@cache  # hashing a password takes a third of a second, by design
+def _hashed(password: str) -> str:
+    return make_password(password)
 
 
 def project_of(organization: Organization, name: str, now: datetime) -> tuple[Project, str]:
@@ -95,7 +116,8 @@ def project_of(organization: Organization, name: str, now: datetime) -> tuple[Pr
     return project, key
 
 
-def build(now: datetime) -> Scene:
+@transaction.atomic  # one commit instead of two thousand
+def build(now: datetime, *, tickets: int = 40, canary_runs: int = 60) -> Scene:
     """Write the whole scene, as of `now`."""
     rng = random.Random(7)
     maya, omar, vera = person("maya"), person("omar"), person("vera")
@@ -111,10 +133,12 @@ def build(now: datetime) -> Scene:
     strangers, strangers_key = project_of(other, "globex-secret", past)
 
     hostile_run = _airline_traffic(airline, rng, now)
-    write_run(strangers, _conversation(), task="globex-secret-task", reward=1.0, started=now - timedelta(hours=1))
+    write_run(
+        strangers, _conversation(), task="globex-secret-task", reward=1.0, started=now - timedelta(hours=1)
+    )
     learned = _Learning(desk, rng, now)
-    learned.episodes(60)
-    outcomes = learned.promotions(maya, omar)
+    learned.episodes(tickets)
+    outcomes = learned.promotions(maya, omar, canary_runs)
     learned.failed_job(maya)
     running = learned.running_job(maya)
     CaptureLoss.objects.create(
@@ -122,12 +146,14 @@ def build(now: datetime) -> Scene:
         recorded_at=now - timedelta(hours=2),
     )  # fmt: skip
     PolicyNode.objects.create(
-        name="embedded", base_url="http://127.0.0.1:8402", base_model="support-desk-base", base_sha256=_sha("base"),
+        name="embedded", base_url="http://127.0.0.1:8402", base_model="support-desk-base",
+        base_sha256=_sha("base"),
         seen_at=now, loaded=["support-desk-base", "support-desk-v2-1f0a22"],
     )  # fmt: skip
     sealer.seal_due(now=now)
     return Scene(
-        now=now, organization=organization, airline=airline, desk=desk, airline_key=airline_key, desk_key=desk_key,
+        now=now, organization=organization, airline=airline, desk=desk, airline_key=airline_key,
+        desk_key=desk_key,
         maya=maya, omar=omar, vera=vera, root=root, sam=sam, strangers=strangers, strangers_key=strangers_key,
         deployment=outcomes["champion"].deployment, running_job=running, hostile_run=hostile_run, **outcomes,
     )  # fmt: skip
@@ -166,9 +192,12 @@ def write_run(
         call = Call.objects.create(
             id=uuid7(), project=project, api_key=key, step=parent, process="gateway-1", boot="b71f2c",
             sequence=Call.objects.count(), dialect="chat", method="POST", path="/v1/chat/completions",
-            model_requested=run.model_alias, model_served=version.served_name if version else "gpt-4o-2024-08-06",
-            model_version_id=version.pk if version else None, deployment_id=deployment.pk if deployment else None,
-            is_canary=is_canary, status_code=200, outcome=CallOutcome.COMPLETE, response_id=f"chatcmpl-{uuid7().hex[-12:]}",
+            model_requested=run.model_alias,
+            model_served=version.served_name if version else "gpt-4o-2024-08-06",
+            model_version_id=version.pk if version else None,
+            deployment_id=deployment.pk if deployment else None,
+            is_canary=is_canary, status_code=200, outcome=CallOutcome.COMPLETE,
+            response_id=f"chatcmpl-{uuid7().hex[-12:]}",
             finish_reason="tool_calls" if messages[end].get("tool_calls") else "stop",
             prompt_tokens=1400 + 90 * index, completion_tokens=40 + 7 * index, started_at=begun,
             first_byte_at=begun + timedelta(milliseconds=480), ended_at=begun + timedelta(milliseconds=1900),
@@ -177,24 +206,30 @@ def write_run(
         CallBody.objects.create(
             call=call, project=project, response_type="application/json",
             request=json.dumps({"model": run.model_alias, "messages": messages[:end]}).encode(),
-            response=json.dumps({"id": call.response_id, "choices": [{"index": 0, "message": messages[end]}]}).encode(),
+            response=json.dumps({"id": call.response_id, "choices": [{"index": 0,
+            "message": messages[end]}]}).encode(),
         )  # fmt: skip
     if reward is not None:
         write_signal(project, run=run, name="reward", value=reward, at=last)
     return run
 
 
-def write_signal(project: Project, *, run: Run | None, name: str, value: Any, at: datetime, target: str = "") -> Signal:
+def write_signal(
+    project: Project, *, run: Run | None, name: str, value: Any, at: datetime, target: str = ""
+) -> Signal:
     """A signal that found its run, or with `run=None` one that did not."""
     return Signal.objects.create(
         id=uuid7(), project=project, api_key=ApiKey.objects.get(project=project),
-        target_type="run_id" if run else "response_id", target=str(run.pk) if run else target, run=run, name=name,
+        target_type="run_id" if run else "response_id", target=str(run.pk) if run else target, run=run,
+        name=name,
         value=value, observed_at=at, received_at=at,
     )  # fmt: skip
 
 
-def evidence(rng: random.Random, *, champion: float, candidate: float, tasks: int = 300) -> dict[str, Any]:
+@cache
+def evidence(champion: float, candidate: float, tasks: int = 300) -> dict[str, Any]:
     """What the real gate makes of contenders with about these success rates."""
+    rng = random.Random(f"{champion} {candidate}")
     return gate.decide(
         [_played(rng, f"heldout-{n:04d}", champion, calls=3) for n in range(tasks)],
         [_played(rng, f"heldout-{n:04d}", candidate, calls=2) for n in range(tasks)],
@@ -225,7 +260,9 @@ def _conversation(extra: str = "") -> list[dict[str, Any]]:
             call = {"id": f"call_{index}", "type": "function", "function": function}
             messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
         elif kind == "tool":
-            messages.append({"role": "tool", "tool_call_id": f"call_{index - 1}", "content": json.dumps(rest[0])})
+            messages.append(
+                {"role": "tool", "tool_call_id": f"call_{index - 1}", "content": json.dumps(rest[0])}
+            )
         else:
             messages.append({"role": kind, "content": str(rest[0])})
     if extra:
@@ -250,20 +287,26 @@ def _airline_traffic(project: Project, rng: random.Random, now: datetime) -> Run
         started=now - timedelta(minutes=3),
     )  # fmt: skip
     write_signal(project, run=hostile, name="comment", value=HOSTILE, at=now - timedelta(minutes=1))
-    write_signal(project, run=None, name="csat", value=4, at=now - timedelta(minutes=30), target="chatcmpl-never-seen")
+    write_signal(
+        project, run=None, name="csat", value=4, at=now - timedelta(minutes=30), target="chatcmpl-never-seen"
+    )
     broken = Call.objects.filter(project=project).order_by("-started_at").first()
     assert broken is not None
     Call.objects.filter(pk=broken.pk).update(outcome=CallOutcome.UPSTREAM_CUT, finish_reason="")
     return hostile
 
 
-def write_episode(run: Run, spec: RewardSpecVersion, outcome: float | None, parts: dict[str, float]) -> Episode:
+def write_episode(
+    run: Run, spec: RewardSpecVersion, outcome: float | None, parts: dict[str, float]
+) -> Episode:
     """The episode of a run; its parts add up to its reward."""
     whole = parts if outcome is None else {"outcome": outcome, **parts}
     payload = json.dumps({"run": str(run.pk), "parts": whole}, sort_keys=True).encode()
     return Episode.objects.create(
-        project=run.project, run_id=run.pk, run_revision=run.revision, reward_spec=spec, task_key=run.task_key,
-        step_count=run.step_count, reward=None if outcome is None else sum(whole.values()), reward_parts=whole,
+        project=run.project, run_id=run.pk, run_revision=run.revision, reward_spec=spec,
+        task_key=run.task_key,
+        step_count=run.step_count, reward=None if outcome is None else sum(whole.values()),
+        reward_parts=whole,
         payload=payload, sha256=hashlib.sha256(payload).hexdigest(), created_at=run.latest_call_at,
     )  # fmt: skip
 
@@ -274,7 +317,11 @@ class _Learning:
     def __init__(self, desk: Project, rng: random.Random, now: datetime) -> None:
         self.desk, self.rng, self.now = desk, rng, now
         self.spec = reward_specs.publish(
-            project=desk, name="support-desk", document=SUPPORT_DESK.to_dict(), actor=SETUP, now=now - timedelta(days=2)
+            project=desk,
+            name="support-desk",
+            document=SUPPORT_DESK.to_dict(),
+            actor=SETUP,
+            now=now - timedelta(days=2),
         )
         self.snapshot: DatasetSnapshot | None = None
 
@@ -283,7 +330,8 @@ class _Learning:
             question = [
                 {"role": "system", "content": "You answer tickets of the support desk."},
                 {"role": "user", "content": f"Where is order {4100 + number}?"},
-                {"role": "assistant", "content": None, "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "find_order", "arguments": json.dumps({"order": 4100 + number})}}]},
+                {"role": "assistant", "content": None, "tool_calls": [{"id": "c1", "type": "function",
+                "function": {"name": "find_order", "arguments": json.dumps({"order": 4100 + number})}}]},
                 {"role": "tool", "tool_call_id": "c1", "content": '{"status": "shipped", "carrier": "DHL"}'},
                 {"role": "assistant", "content": "It was shipped with DHL and arrives tomorrow."},
             ]  # fmt: skip
@@ -295,7 +343,8 @@ class _Learning:
             risk, step = (-0.5, -0.2) if number % 17 == 0 else (0.0, 0.0)
             write_episode(run, self.spec, outcome, {"cost": -0.04, "risk": risk, "step": step})
         self.snapshot = DatasetSnapshot.objects.create(
-            project=self.desk, name="first-week", reward_spec=self.spec, episode_count=count, root=_sha("root"),
+            project=self.desk, name="first-week", reward_spec=self.spec, episode_count=count,
+            root=_sha("root"),
             file_sha256=_sha("file"), location=f"snapshots/{_sha('root')[:12]}.jsonl",
             manifest={"episodes": count, "with_reward": count, "from": "2026-11-18", "to": "2026-11-21"},
             frozen_at=self.now - timedelta(hours=20),
@@ -304,12 +353,19 @@ class _Learning:
     def job(self, line: str, maya: User, state: JobState, **more: Any) -> TrainingJob:
         began = self.now - timedelta(hours=18)
         values: dict[str, Any] = {
-            "project": self.desk, "model_line": line, "state": state, "snapshot": self.snapshot, "reward_spec": self.spec,
+            "project": self.desk, "model_line": line, "state": state, "snapshot": self.snapshot,
+            "reward_spec": self.spec,
             "algorithm": "grpo", "base_model": "/srv/models/support-desk-base", "base_sha256": _sha("base"),
-            "environment": "support_desk", "environment_digest": _sha("environment"), "requested_by": maya.username,
-            "config": {"steps": 100, "prompts_per_step": 8, "generations": 8, "learning_rate": 6e-4, "lora_rank": 16},
-            "plan": {"algorithm": "grpo", "tasks": [], "reasons": ["60 episodes name 20 different tasks; 20 of them are training tasks of support_desk.", "The environment can play them, so rollouts are on-policy and each is compared with others of its task: GRPO."]},
-            "progress": {"step": 100, "steps": 100, "reward": 0.71, "success": 0.79, "loss": 0.012, "time_left_s": 0.0},
+            "environment": "support_desk", "environment_digest": _sha("environment"),
+            "requested_by": maya.username,
+            "config": {"steps": 100, "prompts_per_step": 8, "generations": 8, "learning_rate": 6e-4,
+            "lora_rank": 16},
+            "plan": {"algorithm": "grpo", "tasks": [], "reasons": [
+                "60 episodes name 20 different tasks; 20 of them are training tasks of support_desk.",
+                "The environment can play them, so rollouts are on-policy: GRPO.",
+            ]},
+            "progress": {"step": 100, "steps": 100, "reward": 0.71, "success": 0.79, "loss": 0.012,
+            "time_left_s": 0.0},
             "lease_epoch": 1, "seed": 11, "created_at": began, "updated_at": began, "started_at": began,
             "finished_at": began + timedelta(seconds=94),
         }  # fmt: skip
@@ -319,10 +375,15 @@ class _Learning:
         began = self.now - timedelta(seconds=41)
         job = self.job(
             "support-desk", maya, JobState.RUNNING, created_at=began, started_at=began, finished_at=None,
-            progress={"step": 56, "steps": 100, "reward": 0.634, "success": 0.703, "risk": 0.02, "loss": 0.0146, "time_left_s": 31.8},
+            progress={"step": 56, "steps": 100, "reward": 0.634, "success": 0.703, "risk": 0.02,
+            "loss": 0.0146, "time_left_s": 31.8},
         )  # fmt: skip
         lines = [
-            {"step": step, "steps": 100, "reward": 0.28 + 0.36 * (1 - 0.96**step) + self.rng.uniform(-0.03, 0.03)}
+            {
+                "step": step,
+                "steps": 100,
+                "reward": 0.28 + 0.36 * (1 - 0.96**step) + self.rng.uniform(-0.03, 0.03),
+            }
             for step in range(1, 57)
         ]
         text = "".join(f"{json.dumps(line)}\n" for line in lines)
@@ -340,22 +401,29 @@ class _Learning:
         return ModelVersion.objects.create(
             project=self.desk, line=line, number=number, base_model="/srv/models/support-desk-base",
             base_sha256=_sha("base"), adapter_path=f"models/{line}/v{number}-{digest[:12]}" if job else "",
-            adapter_sha256=digest, served_name=f"{line}-v{number}-{digest[:12]}" if job else "support-desk-base",
+            adapter_sha256=digest,
+            served_name=f"{line}-v{number}-{digest[:12]}" if job else "support-desk-base",
             job=job, created_at=self.now - timedelta(hours=18 - number),
         )  # fmt: skip
 
     def propose(self, line: str, maya: User, *, champion: float, candidate: float) -> Promotion:
         """A line with its base as champion, a trained candidate, a passed evaluation, and the proposal."""
         base = self.version(line, 1)
-        promotions.create_deployment(project=self.desk, alias=line, champion=base, actor=SETUP, now=self.now - timedelta(hours=20))
-        trained = self.version(line, 2, self.job(line, maya, JobState.SUCCEEDED, result={"steps": 100, "seconds": 94.2}))
-        document = evidence(self.rng, champion=champion, candidate=candidate)
+        promotions.create_deployment(
+            project=self.desk, alias=line, champion=base, actor=SETUP, now=self.now - timedelta(hours=20)
+        )
+        trained = self.version(
+            line, 2, self.job(line, maya, JobState.SUCCEEDED, result={"steps": 100, "seconds": 94.2})
+        )
+        document = evidence(champion, candidate)
         at = self.now - timedelta(hours=3)
         evaluation = Evaluation.objects.create(
             project=self.desk, champion_id=base.pk, candidate_id=trained.pk, environment="support_desk",
-            environment_digest=_sha("environment"), reward_spec=self.spec, base_model=base.base_model, task_count=300,
+            environment_digest=_sha("environment"), reward_spec=self.spec, base_model=base.base_model,
+            task_count=300,
             state=JobState.SUCCEEDED, verdict=EvaluationVerdict.PASS, evidence=document,
-            evidence_digest=evidence_digest(document), progress={"step": 600, "steps": 600}, seed=11, created_at=at,
+            evidence_digest=evidence_digest(document), progress={"step": 600, "steps": 600}, seed=11,
+            created_at=at,
             updated_at=at, started_at=at, finished_at=at + timedelta(seconds=38),
         )  # fmt: skip
         return promotions.propose(
@@ -363,53 +431,63 @@ class _Learning:
             reason="Learned from the first week's tickets; better at looking up orders before it answers.",
         )  # fmt: skip
 
-    def promotions(self, maya: User, omar: User) -> dict[str, Promotion]:
+    def promotions(self, maya: User, omar: User, canary_runs: int) -> dict[str, Promotion]:
         """One alias for each state, since an alias has one open promotion at most."""
-        yes = "The gate passed clearly and I read the worst flips: all are refunds, which a person confirms anyway."
+        yes = "The gate passed clearly, and a person confirms the refunds among the worst flips anyway."
         proposed = self.propose("support-desk", maya, champion=0.4133, candidate=0.7667)
         approved = self.propose("support-desk-eu", maya, champion=0.42, candidate=0.69)
         canary = self.propose("refunds", maya, champion=0.55, candidate=0.68)
         champion = self.propose("billing", maya, champion=0.40, candidate=0.78)
         rejected = self.propose("returns", maya, champion=0.58, candidate=0.72)
         for promotion in (approved, canary, champion):
-            promotions.approve(promotion=promotion, approver=omar, reason=yes, now=self.now - timedelta(hours=1))
+            promotions.approve(
+                promotion=promotion, approver=omar, reason=yes, now=self.now - timedelta(hours=1)
+            )
         promotions.reject(
             promotion=rejected, approver=omar, now=self.now - timedelta(hours=1),
-            reason="It stopped asking for the order number: two of the worst flips send refunds to the wrong customer.",
+            reason="It stopped asking for the order number: two worst flips refund the wrong customer.",
         )  # fmt: skip
-        self._canary(canary)
+        self._canary(canary, canary_runs)
         self._champion(champion)
         return {
             name: Promotion.objects.get(pk=row.pk)
             for name, row in {
-                "proposed": proposed, "approved": approved, "canary": canary, "champion": champion, "rejected": rejected,
+                "proposed": proposed, "approved": approved, "canary": canary, "champion": champion,
+                "rejected": rejected,
             }.items()
         }  # fmt: skip
 
-    def _canary(self, promotion: Promotion) -> None:
+    def _canary(self, promotion: Promotion, runs: int) -> None:
         began = self.now - timedelta(minutes=20)
         Promotion.objects.filter(pk=promotion.pk).update(
-            state=PromotionState.CANARY, canary_started_at=began, verdict="31 of 50 canary calls"
+            state=PromotionState.CANARY, canary_started_at=began, verdict="15 of 50 canary calls"
         )
         Deployment.objects.filter(pk=promotion.deployment_id).update(
             canary=promotion.candidate, canary_share=0.25, generation=2
         )
-        talk = [{"role": "user", "content": "Refund order 881, please."}, {"role": "assistant", "content": "Done."}]
-        for number in range(120):
+        talk = [
+            {"role": "user", "content": "Refund order 881, please."},
+            {"role": "assistant", "content": "Done."},
+        ]
+        for number in range(runs):
             is_canary = number % 4 == 0
             write_run(
                 self.desk, talk, task="", reward=None, started=began + timedelta(seconds=9 * number),
-                version=promotion.candidate if is_canary else promotion.previous, deployment=promotion.deployment,
+                version=promotion.candidate if is_canary else promotion.previous,
+                deployment=promotion.deployment,
                 is_canary=is_canary,
             )  # fmt: skip
 
     def _champion(self, promotion: Promotion) -> None:
         at = self.now - timedelta(minutes=40)
         Promotion.objects.filter(pk=promotion.pk).update(
-            state=PromotionState.CHAMPION, canary_started_at=at - timedelta(minutes=15), champion_at=at, finished_at=at,
+            state=PromotionState.CHAMPION, canary_started_at=at - timedelta(minutes=15), champion_at=at,
+            finished_at=at,
             verdict="64 canary calls, 0.0% failed (champion: 0.5% of 188)",
         )  # fmt: skip
-        Deployment.objects.filter(pk=promotion.deployment_id).update(champion=promotion.candidate, generation=3)
+        Deployment.objects.filter(pk=promotion.deployment_id).update(
+            champion=promotion.candidate, generation=3
+        )
 
 
 def _sha(text: str) -> str:

@@ -21,7 +21,9 @@ def test_a_person_without_a_membership_is_told_whom_to_ask(visitor: Visitor, tra
     expect(visitor.page.get_by_text("Ask one of its admins to add you")).to_be_visible()
 
 
-def test_pages_work_without_javascript(chromium: Browser, live_server: LiveServer, transactional_db: None) -> None:
+def test_pages_work_without_javascript(
+    chromium: Browser, live_server: LiveServer, transactional_db: None
+) -> None:
     person("root", is_superuser=True)
     context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()

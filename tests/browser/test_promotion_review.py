@@ -1,4 +1,5 @@
-"""What people do with a promotion in a browser: read the evidence, decide with a reason, learn why they may not, go back."""
+"""What people do with a promotion in a browser: read the evidence, decide with a reason, learn why they may
+not, go back."""
 
 import pytest
 from playwright.sync_api import expect
@@ -50,7 +51,9 @@ def test_a_rejection_needs_a_reason(visitor: Visitor, scene: Scene) -> None:
         ("root", "You have no role in this organization. Its approvers and admins decide."),
     ],
 )
-def test_those_who_may_not_decide_are_told_why(visitor: Visitor, scene: Scene, name: str, sentence: str) -> None:
+def test_those_who_may_not_decide_are_told_why(
+    visitor: Visitor, scene: Scene, name: str, sentence: str
+) -> None:
     visitor.sign_in(name)
     visitor.open(f"/promotions/{scene.proposed.pk}/")
     expect(visitor.page.get_by_text(sentence)).to_be_visible()
@@ -85,5 +88,5 @@ def test_hostile_text_stays_text(visitor: Visitor, scene: Scene) -> None:
     visitor.sign_in("vera")
     for path in (f"/telemetry/run/{scene.hostile_run.pk}/", "/telemetry/run/", "/telemetry/signal/"):
         visitor.open(path)
-        assert "owned" != visitor.page.title()
+        assert visitor.page.title() != "owned"
         assert visitor.page.locator("img[onerror]").count() == 0

@@ -1,4 +1,5 @@
-"""Every page of the console, opened by people who work with it; each leaves a screenshot in $RATCHET_HOME/screenshots."""
+"""Every page of the console, opened by people who work with it; each leaves a screenshot in
+$RATCHET_HOME/screenshots."""
 
 from django.urls import reverse
 

@@ -13,8 +13,10 @@ import signal
 import sys
 from pathlib import Path
 
-# Before transformers is imported: it reads these once.
+# Before torch and transformers are imported: they read these once.
 os.environ.update(
+    # Waiting threads sleep: spinning ones starve the other processes of this machine, and are starved.
+    OMP_WAIT_POLICY="PASSIVE",
     HF_HUB_OFFLINE="1",
     TRANSFORMERS_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",

@@ -18,8 +18,11 @@ from typing import Any
 from learning.artifacts import UnsafeArtifact, check_adapter, check_base_model
 from workers.trainer.documents import SCHEMA, BadDocument, read_evaluation, read_job, write_result
 
-# Before transformers and datasets are imported: they read these once.
+# Before torch, transformers and datasets are imported: they read these once.
 os.environ.update(
+    # Threads that wait must sleep, not spin: beside other busy processes on the same cores a training step
+    # took 12.8 s with spinning threads and 2.1 s with sleeping ones.
+    OMP_WAIT_POLICY="PASSIVE",
     HF_HUB_OFFLINE="1",
     TRANSFORMERS_OFFLINE="1",
     HF_DATASETS_OFFLINE="1",

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Avg, Count, OuterRef, Prefetch, Q, QuerySet, Subquery
+from django.db.models import Avg, Count, OuterRef, Prefetch, QuerySet, Subquery
 
 from accounts.models import Project
 from console import selectors
@@ -32,7 +32,9 @@ def summary(project: Project) -> Json:
         "signals": found.signals,
         "unmatched_signals": found.unmatched_signals,
         "lost_calls": lost_records(),
-        **episodes.aggregate(episodes=Count("pk"), scored_episodes=Count("reward"), mean_reward=Avg("reward")),
+        **episodes.aggregate(
+            episodes=Count("pk"), scored_episodes=Count("reward"), mean_reward=Avg("reward")
+        ),
         "task_groups": task_groups(project=project),
     }
 
@@ -53,15 +55,17 @@ def one(rows: "QuerySet[Any]", pk: UUID) -> Any:
 
 def runs(project: Project) -> "QuerySet[Any]":
     newest = learning.Episode.objects.filter(run_id=OuterRef("pk")).order_by("-run_revision", "-created_at")
-    rows = telemetry.Run.objects.filter(project=project).annotate(reward=Subquery(newest.values("reward")[:1]))
+    rows = telemetry.Run.objects.filter(project=project).annotate(
+        reward=Subquery(newest.values("reward")[:1])
+    )
     return rows.order_by("-started_at", "-pk")
 
 
 def run(project: Project, run_id: UUID) -> Any:
-    """A run by its id, or by the id that the gateway told the caller. Raises NotFound."""
-    told = telemetry.Call.objects.filter(project=project, run_hint=run_id, step__isnull=False).values("step__run")[:1]
-    rows = runs(project)
-    row = one(rows if rows.filter(pk=run_id).exists() else rows.filter(pk__in=told), run_id)
+    """A run by its id, or by the id that the gateway told the caller, with its calls. Raises NotFound."""
+    told = telemetry.Call.objects.filter(project=project, run_hint=run_id, step__isnull=False)
+    known = runs(project).filter(pk=run_id).exists()
+    row = one(runs(project), run_id if known else told.values_list("step__run", flat=True).first() or run_id)
     row.calls = calls(project).filter(step__run=row.pk).order_by("started_at")
     return row
 
@@ -100,7 +104,11 @@ def versions(project: Project) -> "QuerySet[Any]":
 
 
 def deployments(project: Project) -> "QuerySet[Any]":
-    rows = release.Deployment.objects.filter(project=project).select_related("champion", "canary").order_by("alias")
+    rows = (
+        release.Deployment.objects.filter(project=project)
+        .select_related("champion", "canary")
+        .order_by("alias")
+    )
     return rows.prefetch_related(
         Prefetch("promotions", release.Promotion.objects.select_related("previous").order_by("-champion_at"))
     )

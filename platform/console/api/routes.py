@@ -1,4 +1,5 @@
-"""The control API: what a project's key may read, under /api/. No decisions: those belong to people, on the console's pages.
+"""The control API: what a project's key may read, under /api/. No decisions: those belong to people, on the
+console's pages.
 
 Each route is one read from `console.api.reads`; shapes are in `console.api.schemas`."""
 
@@ -65,15 +66,20 @@ def run(request: HttpRequest, run_id: UUID) -> Any:
 
 
 @api.get("/calls", response=schemas.Page[schemas.Call])
-def calls(request: HttpRequest, limit: Limit = 100, offset: Offset = 0, run_id: UUID | None = None) -> reads.Json:
+def calls(
+    request: HttpRequest, limit: Limit = 100, offset: Offset = 0, run_id: UUID | None = None
+) -> reads.Json:
     """Calls, the latest started first, each with its run."""
     rows = reads.calls(_project(request))
     return reads.page(rows.filter(step__run=run_id) if run_id else rows, limit=limit, offset=offset)
 
 
 @api.get("/signals", response=schemas.Page[schemas.Signal])
-def signals(request: HttpRequest, limit: Limit = 100, offset: Offset = 0, unmatched: bool = False) -> reads.Json:
-    """Signals, the latest received first; `unmatched=true` keeps those that never found what they speak of."""
+def signals(
+    request: HttpRequest, limit: Limit = 100, offset: Offset = 0, unmatched: bool = False
+) -> reads.Json:
+    """Signals, the latest received first; `unmatched=true` keeps those that never found what they speak
+    of."""
     rows = reads.signals(_project(request))
     return reads.page(rows.filter(run=None) if unmatched else rows, limit=limit, offset=offset)
 

@@ -1,4 +1,5 @@
-"""The control API's types: one for each concept, the same in lists and alone. Times are UTC; ids are UUIDs as text.
+"""The control API's types: one for each concept, the same in lists and alone. Times are UTC; ids are UUIDs
+as text.
 
 A name that stands for a model version is `line-vN`, as in the gateway's `x-ratchet-model-version` header."""
 
@@ -12,6 +13,7 @@ from learning import models as learning
 from release import models as release
 
 T = TypeVar("T")
+
 
 class Page(Schema, Generic[T]):
     """Part of a list, newest first."""

@@ -1,6 +1,8 @@
-"""What the commands share: naming projects, people and deployments on the command line, and answering in JSON.
+"""What the commands share: naming projects, people and deployments on the command line, and answering in
+JSON.
 
-Everything that can be wrong with a name is a CommandError that says which argument and what would be right."""
+Everything that can be wrong with a name is a CommandError that says which argument and what would be
+right."""
 
 import json
 import os

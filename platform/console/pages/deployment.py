@@ -1,4 +1,5 @@
-"""The page of a deployment: who answers, how it came to that, and the way back. One service call for each POST."""
+"""The page of a deployment: who answers, how it came to that, and the way back. One service call for each
+POST."""
 
 from typing import Any
 from uuid import UUID
@@ -31,12 +32,18 @@ def show(request: HttpRequest, context: Context, deployment_id: UUID) -> HttpRes
 
 @require_POST
 def roll_back(request: HttpRequest, context: Context, deployment_id: UUID) -> HttpResponse:
-    """`/deployments/<id>/roll-back/` with `reason`, and `to`: a version's name; the one before when it is empty."""
+    """`/deployments/<id>/roll-back/` with `reason`, and `to`: a version's name; the one before when it is
+    empty."""
     deployment = _visible(request, deployment_id)
     reason, wanted = request.POST.get("reason", "").strip(), request.POST.get("to", "")
     choices = {version.name: version for version in _way_back(deployment)}
     if not reason:
-        return _page(request, context, deployment, error="A rollback needs a reason: it goes into the ledger with your name.")
+        return _page(
+            request,
+            context,
+            deployment,
+            error="A rollback needs a reason: it goes into the ledger with your name.",
+        )
     if wanted and wanted not in choices:
         return _page(request, context, deployment, error=f"{wanted} was never champion here.", reason=reason)
     try:
@@ -48,9 +55,13 @@ def roll_back(request: HttpRequest, context: Context, deployment_id: UUID) -> Ht
             to=choices[wanted] if wanted else None,
         )
     except REFUSALS as error:
-        return _page(request, context, _visible(request, deployment_id), error=f"Not done: {error}", reason=reason)
+        return _page(
+            request, context, _visible(request, deployment_id), error=f"Not done: {error}", reason=reason
+        )
     deployment = _visible(request, deployment_id)
-    messages.success(request, f"{deployment.champion} answers {deployment.alias} again, from the next call on.")
+    messages.success(
+        request, f"{deployment.champion} answers {deployment.alias} again, from the next call on."
+    )
     return HttpResponseRedirect(deployment_url(deployment.pk))
 
 

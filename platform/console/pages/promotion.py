@@ -1,6 +1,7 @@
 """The review page of a promotion: what would change, why, what the gate saw, and the decision.
 
-Shows and hands over: `release.promotion` decides whether a decision stands. One service call for each POST."""
+Shows and hands over: `release.promotion` decides whether a decision stands. One service call for each
+POST."""
 
 from collections.abc import Callable
 from typing import Any
@@ -55,7 +56,9 @@ def show(request: HttpRequest, context: Context, promotion_id: UUID) -> HttpResp
 @require_POST
 def approve(request: HttpRequest, context: Context, promotion_id: UUID) -> HttpResponse:
     """`/promotions/<id>/approve/` with `reason`."""
-    return _decide(request, context, promotion_id, promotions.approve, "Approved. The canary starts in a moment.")
+    return _decide(
+        request, context, promotion_id, promotions.approve, "Approved. The canary starts in a moment."
+    )
 
 
 @require_POST
@@ -70,11 +73,18 @@ def _decide(
     promotion = _visible(request, promotion_id)
     reason = request.POST.get("reason", "").strip()
     if not reason:
-        return _page(request, context, promotion, error="A decision needs a reason: it goes into the ledger with your name.")
+        return _page(
+            request,
+            context,
+            promotion,
+            error="A decision needs a reason: it goes into the ledger with your name.",
+        )
     try:
         service(promotion=promotion, approver=scope.viewer(request), reason=reason, now=clock.now())
     except REFUSALS as error:
-        return _page(request, context, _visible(request, promotion_id), error=f"Not done: {error}", reason=reason)
+        return _page(
+            request, context, _visible(request, promotion_id), error=f"Not done: {error}", reason=reason
+        )
     messages.success(request, done)
     return HttpResponseRedirect(promotion_url(promotion.pk))
 
@@ -90,7 +100,9 @@ def _visible(request: HttpRequest, promotion_id: UUID) -> Promotion:
     return get_object_or_404(scope.narrow(rows, scope.viewer(request), to="project"), pk=promotion_id)
 
 
-def _page(request: HttpRequest, context: Context, promotion: Promotion, *, error: str = "", reason: str = "") -> HttpResponse:
+def _page(
+    request: HttpRequest, context: Context, promotion: Promotion, *, error: str = "", reason: str = ""
+) -> HttpResponse:
     viewer = scope.viewer(request)
     role = role_of(viewer, promotion.project.organization)
     traffic = window(promotion) if promotion.state == PromotionState.CANARY else None
@@ -110,7 +122,9 @@ def _page(request: HttpRequest, context: Context, promotion: Promotion, *, error
         "canary_share": f"{promotion.canary_share:.0%}",
         "champion_share": f"{1 - promotion.canary_share:.0%}",
         "traffic": traffic,
-        "canary_percent": min(100, 100 * traffic.canary.calls / max(1, promotion.canary_min_calls)) if traffic else 0,
+        "canary_percent": min(100, 100 * traffic.canary.calls / max(1, promotion.canary_min_calls))
+        if traffic
+        else 0,
         "verb": VERBS[PromotionState(promotion.state)],
         "history": _history(promotion),
         "error": error,
@@ -120,7 +134,8 @@ def _page(request: HttpRequest, context: Context, promotion: Promotion, *, error
 
 
 def _why_stale(promotion: Promotion) -> str:
-    """Why an approval would be refused although the person may give it; empty when nothing changed since the proposal."""
+    """Why an approval would be refused although the person may give it; empty when nothing changed since
+    the proposal."""
     if promotion.state not in decisions.DECIDABLE:
         return ""
     if promotion.evidence_digest != evidence_digest(promotion.evaluation.evidence):

@@ -1,4 +1,5 @@
-"""Pages of tenancy: organizations, projects, members, API keys. A key can be revoked here; it is never shown."""
+"""Pages of tenancy: organizations, projects, members, API keys. A key can be revoked here; it is never
+shown."""
 
 from typing import Any
 
@@ -7,13 +8,12 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.views.decorators.http import require_POST
-from unfold.decorators import display
 
 from accounts import selectors, services
 from accounts.models import ApiKey, Member, Organization, Project
 from console import scope
 from console.links import url_of
-from console.records.base import Fact, ProjectFilter, RecordAdmin, moment, when
+from console.records.base import Fact, ProjectFilter, RecordAdmin, column, moment, when
 from kernel import clock
 
 
@@ -31,7 +31,11 @@ class OrganizationAdmin(RecordAdmin):
         return scope.organizations(scope.viewer(request))
 
     def facts(self, row: Any) -> list[Fact]:
-        return [Fact("Name", row.name), Fact("Created", moment(row.created_at)), Fact("Organization id", row.pk, mono=True)]
+        return [
+            Fact("Name", row.name),
+            Fact("Created", moment(row.created_at)),
+            Fact("Organization id", row.pk, mono=True),
+        ]
 
     def detail(self, request: HttpRequest, row: Any) -> dict[str, Any]:
         projects = row.projects.order_by("name")
@@ -84,8 +88,14 @@ class MemberAdmin(RecordAdmin):
             Fact("User", row.user.username),
             Fact("Organization", row.organization, href=url_of(Organization, row.organization_id)),
             Fact("Role", role),
-            Fact("May decide on promotions", "yes, except on their own requests" if selectors.can_approve(role) else "no"),
-            Fact("May start training, revoke keys and roll back", "yes" if selectors.can_operate(role) else "no"),
+            Fact(
+                "May decide on promotions",
+                "yes, except on their own requests" if selectors.can_approve(role) else "no",
+            ),
+            Fact(
+                "May start training, revoke keys and roll back",
+                "yes" if selectors.can_operate(role) else "no",
+            ),
             Fact("Since", moment(row.created_at)),
         ]
 
@@ -104,11 +114,11 @@ class ApiKeyAdmin(RecordAdmin):
     def get_queryset(self, request: HttpRequest) -> Any:
         return super().get_queryset(request).defer("digest")
 
-    @display(description="Key", ordering="prefix")
+    @column("Key", ordering="prefix")
     def prefix_text(self, row: ApiKey) -> str:
         return f"{row.prefix}…"
 
-    @display(description="Status", label={"live": "success", "revoked": "danger"})
+    @column("Status", label={"live": "success", "revoked": "danger"})
     def status(self, row: ApiKey) -> str:
         return "revoked" if row.revoked_at else "live"
 

@@ -1,28 +1,32 @@
 """What every list and detail page of the console shares: read-only, narrowed to the viewer, one look.
 
-A record of fact has no add, change or delete page at all: the site offers its list and its detail, and changes go
+A record of fact has no add, change or delete page at all: the site offers its list and its detail, and
+changes go
 through services. Does not know any table; `console.records.*` do."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from django.contrib.admin import SimpleListFilter
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import ValidationError
-from django.db.models import Model, QuerySet
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
+from django.views.decorators.http import require_GET
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
 from unfold.paginator import InfinitePaginator
 
 from console import scope
 from console.links import list_url
+
+Method = TypeVar("Method", bound=Callable[..., object])
 
 STATE_LABELS = {
     "open": "info",
@@ -77,6 +81,14 @@ def pretty(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
 
+def column(
+    title: str, *, ordering: str = "", label: Mapping[str, str] | None = None
+) -> Callable[[Method], Method]:
+    """A list's column; `label` colours its values. Unfold's own decorator, with types."""
+    decorate: Callable[[Method], Method] = display(description=title, ordering=ordering or None, label=label)
+    return decorate
+
+
 def moment(at: datetime | None) -> str:
     """A time to the second, in UTC, which every page says."""
     return f"{at.astimezone(UTC):%-d %b %Y, %H:%M:%S} UTC" if at else ""
@@ -85,13 +97,13 @@ def moment(at: datetime | None) -> str:
 def when(field: str, title: str) -> Callable[[Any, Any], str]:
     """A list's column that shows a time and sorts by it."""
 
-    @display(description=title, ordering=field)
-    def column(self: Any, row: Any) -> str:
+    @column(title, ordering=field)
+    def shown(self: Any, row: Any) -> str:
         at = getattr(row, field)
         # No-break spaces: a time on two lines doubles the height of every row.
-        return f"{at.astimezone(UTC):%-d %b %H:%M:%S}".replace(" ", "\u00a0") if at else "–"
+        return f"{at.astimezone(UTC):%-d %b %H:%M:%S}".replace(" ", "\u00a0") if at else "-"
 
-    return column
+    return shown
 
 
 def seconds(start: datetime | None, end: datetime | None) -> str:
@@ -154,7 +166,7 @@ class RecordAdmin(ModelAdmin):  # type: ignore[misc]  # unfold ships no types
         view = self.admin_site.admin_view
         return [
             path("", view(self.changelist_view), name=f"{name}_changelist"),
-            path("<path:object_id>/", view(self.detail_view), name=f"{name}_change"),
+            path("<path:object_id>/", view(require_GET(self.detail_view)), name=f"{name}_change"),
         ]
 
     def detail_view(self, request: HttpRequest, object_id: str) -> HttpResponse:

@@ -2,16 +2,27 @@
 
 from typing import Any
 
-from django.db.models import CharField, OuterRef, QuerySet, Subquery, Value
+from django.db.models import CharField, OuterRef, Subquery, Value
 from django.db.models.functions import Cast, Concat
 from django.http import HttpRequest
-from unfold.decorators import display
 
 from console import evidence
 from console.drawing import waterfall
-from console.progress import progress_of, reward_curve
 from console.links import url_of
-from console.records.base import STATE_LABELS, Fact, ProjectFilter, RecordAdmin, clipped, moment, pretty, seconds, short, when
+from console.progress import progress_of, reward_curve
+from console.records.base import (
+    STATE_LABELS,
+    Fact,
+    ProjectFilter,
+    RecordAdmin,
+    clipped,
+    column,
+    moment,
+    pretty,
+    seconds,
+    short,
+    when,
+)
 from learning.models import DatasetSnapshot, Episode, Evaluation, RewardSpecVersion, TrainingJob
 from release.models import ModelVersion, Promotion
 from telemetry.models import Run
@@ -25,7 +36,7 @@ class RewardSpecAdmin(RecordAdmin):
     list_select_related = ("project",)
     ordering = ("-created_at",)
 
-    @display(description="Digest")
+    @column("Digest")
     def digest_start(self, row: RewardSpecVersion) -> str:
         return row.digest[:16]
 
@@ -54,20 +65,20 @@ class EpisodeAdmin(RecordAdmin):
     search_help_text = "task, or sha256"
     ordering = ("-created_at",)
 
-    @display(description="Task")
+    @column("Task")
     def task(self, row: Episode) -> str:
-        return clipped(row.task_key) or "–"
+        return clipped(row.task_key) or "-"
 
-    @display(description="Outcome")
+    @column("Outcome")
     def outcome(self, row: Episode) -> str:
         value = row.reward_parts.get("outcome")
         return "not known" if value is None else f"{value:+.2f}"
 
-    @display(description="Reward", ordering="reward")
+    @column("Reward", ordering="reward")
     def reward_text(self, row: Episode) -> str:
         return "not known" if row.reward is None else f"{row.reward:+.3f}"
 
-    @display(description="Run")
+    @column("Run")
     def run(self, row: Episode) -> str:
         return f"{short(row.run_id)} rev. {row.run_revision}"
 
@@ -102,7 +113,7 @@ class SnapshotAdmin(RecordAdmin):
     search_fields = ("name", "root")
     ordering = ("-frozen_at",)
 
-    @display(description="Root")
+    @column("Root")
     def root_start(self, row: DatasetSnapshot) -> str:
         return row.root[:16]
 
@@ -121,7 +132,12 @@ class SnapshotAdmin(RecordAdmin):
     def detail(self, request: HttpRequest, row: Any) -> dict[str, Any]:
         jobs = row.jobs.order_by("-created_at")
         return {
-            "links": [("Trained from it", [(f"{job.model_line}, {job.state}", url_of(TrainingJob, job.pk)) for job in jobs])],
+            "links": [
+                (
+                    "Trained from it",
+                    [(f"{job.model_line}, {job.state}", url_of(TrainingJob, job.pk)) for job in jobs],
+                )
+            ],
             "documents": [("Manifest", pretty(row.manifest))],
         }
 
@@ -131,29 +147,40 @@ class TrainingJobAdmin(RecordAdmin):
 
     detail_template = "console/job.html"
     requested = when("created_at", "Requested")
-    list_display = ("requested", "model_line", "algorithm", "state_label", "how_far", "snapshot", "requested_by", "took")
+    list_display = (
+        "requested",
+        "model_line",
+        "algorithm",
+        "state_label",
+        "how_far",
+        "snapshot",
+        "requested_by",
+        "took",
+    )
     list_filter = (ProjectFilter, "state", "model_line")
     list_select_related = ("snapshot",)
     ordering = ("-created_at",)
 
-    @display(description="State", label=STATE_LABELS, ordering="state")
+    @column("State", label=STATE_LABELS, ordering="state")
     def state_label(self, row: TrainingJob) -> str:
         return row.state
 
-    @display(description="Progress")
+    @column("Progress")
     def how_far(self, row: TrainingJob) -> str:
         return progress_of(row).sentence
 
-    @display(description="Took")
+    @column("Took")
     def took(self, row: TrainingJob) -> str:
-        return seconds(row.started_at, row.finished_at) or "–"
+        return seconds(row.started_at, row.finished_at) or "-"
 
     def facts(self, row: Any) -> list[Fact]:
         version = ModelVersion.objects.filter(job=row.pk).first()
         return [
             Fact("State", row.state),
             Fact("Model line", row.model_line),
-            Fact("Made", version or "no version yet", href=url_of(ModelVersion, version.pk) if version else ""),
+            Fact(
+                "Made", version or "no version yet", href=url_of(ModelVersion, version.pk) if version else ""
+            ),
             Fact("Algorithm", row.algorithm),
             Fact("Snapshot", row.snapshot, href=url_of(DatasetSnapshot, row.snapshot_id)),
             Fact("Reward spec", row.reward_spec, href=url_of(RewardSpecVersion, row.reward_spec_id)),
@@ -190,47 +217,58 @@ class EvaluationAdmin(RecordAdmin):
 
     detail_template = "console/evaluation.html"
     requested = when("created_at", "Requested")
-    list_display = ("requested", "contenders", "task_count", "state_label", "verdict_label", "difference", "how_far")
+    list_display = (
+        "requested",
+        "contenders",
+        "task_count",
+        "state_label",
+        "verdict_label",
+        "difference",
+        "how_far",
+    )
     list_filter = (ProjectFilter, "state", "verdict")
     ordering = ("-created_at",)
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+    def get_queryset(self, request: HttpRequest) -> Any:
         names = ModelVersion.objects.annotate(text=Concat("line", Value(" v"), Cast("number", CharField())))
-        return (
-            super()
-            .get_queryset(request)
-            .annotate(
-                candidate_name=Subquery(names.filter(pk=OuterRef("candidate_id")).values("text")),
-                champion_name=Subquery(names.filter(pk=OuterRef("champion_id")).values("text")),
-            )
+        rows = super().get_queryset(request)
+        return rows.annotate(
+            candidate_name=Subquery(names.filter(pk=OuterRef("candidate_id")).values("text")),
+            champion_name=Subquery(names.filter(pk=OuterRef("champion_id")).values("text")),
         )
 
-    @display(description="Candidate against champion")
+    @column("Candidate against champion")
     def contenders(self, row: Any) -> str:
         return f"{row.candidate_name} against {row.champion_name}"
 
-    @display(description="State", label=STATE_LABELS, ordering="state")
+    @column("State", label=STATE_LABELS, ordering="state")
     def state_label(self, row: Evaluation) -> str:
         return row.state
 
-    @display(description="Verdict", label=STATE_LABELS, ordering="verdict")
+    @column("Verdict", label=STATE_LABELS, ordering="verdict")
     def verdict_label(self, row: Evaluation) -> str:
         return row.verdict
 
-    @display(description="Difference in success")
+    @column("Difference in success")
     def difference(self, row: Evaluation) -> str:
         read = evidence.read(row.evidence)
-        return f"{read.difference * 100:+.1f} points" if read else "–"
+        return f"{read.difference * 100:+.1f} points" if read else "-"
 
-    @display(description="Progress")
+    @column("Progress")
     def how_far(self, row: Evaluation) -> str:
         return progress_of(row).sentence
 
     def facts(self, row: Any) -> list[Fact]:
         return [
             Fact("Verdict", row.verdict.replace("_", " ") or row.state),
-            Fact("Candidate", row.candidate_name or row.candidate_id, href=url_of(ModelVersion, row.candidate_id)),
-            Fact("Champion", row.champion_name or row.champion_id, href=url_of(ModelVersion, row.champion_id)),
+            Fact(
+                "Candidate",
+                row.candidate_name or row.candidate_id,
+                href=url_of(ModelVersion, row.candidate_id),
+            ),
+            Fact(
+                "Champion", row.champion_name or row.champion_id, href=url_of(ModelVersion, row.champion_id)
+            ),
             Fact("Held-out tasks", row.task_count),
             Fact("Environment", row.environment),
             Fact("Reward spec", row.reward_spec, href=url_of(RewardSpecVersion, row.reward_spec_id)),

@@ -1,71 +1,84 @@
-"""Pages of the ledger. `audit.admin` knows its columns; here they get the console's look and its tenancy."""
+"""Pages of the ledger: events and checkpoints of the viewer's organizations, as they were sealed.
 
-from datetime import datetime
+Only `audit` imports the ledger's tables: `console.admin` hands them to these pages by name."""
+
+import json
 from typing import Any
 
-from django.contrib.admin.utils import label_for_field, lookup_field
 from django.http import HttpRequest
 
 from accounts.models import Organization
-from audit.admin import EventAdmin, LedgerCheckpointAdmin
 from console.links import url_of
-from console.records.base import Fact, RecordAdmin, moment, short, when
-
-DIGESTS = {"leaf_hash", "root_hash", "actor_id", "organization_id"}
+from console.records.base import Fact, RecordAdmin, column, moment, pretty, short, when
 
 
-class LedgerEventAdmin(RecordAdmin, EventAdmin):
+class EventAdmin(RecordAdmin):
     """What happened, by whom, to what."""
 
     to = "organization_id"
     happened = when("at", "When")
-    list_display = ("happened", *EventAdmin.list_display[1:])
-    list_filter = EventAdmin.list_filter
-    ordering = EventAdmin.ordering
+    list_display = ("happened", "action", "who", "what", "reason")
+    list_filter = ("action", "actor_type")
+    search_fields = ("object_id", "actor_name")
+    search_help_text = "id of what it is about, or who did it"
+    ordering = ("-id",)
+
+    @column("Who")
+    def who(self, row: Any) -> str:
+        return row.actor_name or f"{row.actor_type} {short(row.actor_id)}"
+
+    @column("About")
+    def what(self, row: Any) -> str:
+        return f"{row.object_type.replace('_', ' ')} {short(row.object_id)}, its event {row.object_seq}"
 
     def facts(self, row: Any) -> list[Fact]:
-        about = f"{row.object_type} {row.object_id}, its event number {row.object_seq}"
-        return [*_facts(self, row, leave_out={"content"}), Fact("About", about, mono=True), _organization(row)]
+        return [
+            Fact("Action", row.action),
+            Fact("When", moment(row.at)),
+            Fact("Who", f"{self.who(row)} ({row.actor_type})"),
+            Fact("Reason", row.reason),
+            _organization(row),
+            Fact("About", f"{row.object_type} {row.object_id}", mono=True),
+            Fact("Event of this object", f"number {row.object_seq}, counted from 1 without a gap"),
+            Fact("Leaf (SHA-256)", bytes(row.leaf).hex(), mono=True),
+            Fact("Event id", row.pk, mono=True),
+        ]
 
     def detail(self, request: HttpRequest, row: Any) -> dict[str, Any]:
-        return {"title": row.action, "documents": [("The event as sealed", self.content(row))]}
+        return {
+            "title": row.action,
+            "documents": [("The event as hashed", pretty(json.loads(bytes(row.body))))],
+        }
 
 
-class CheckpointAdmin(RecordAdmin, LedgerCheckpointAdmin):
+class CheckpointAdmin(RecordAdmin):
     """Signed statements of a ledger's size and root."""
 
     to = "organization_id"
     signed = when("created_at", "Signed")
-    list_display = ("signed", "size", "root_hash")
+    list_display = ("signed", "size", "root_text")
     list_filter = ()
-    ordering = LedgerCheckpointAdmin.ordering
+    ordering = ("-id",)
+
+    @column("Root (SHA-256)")
+    def root_text(self, row: Any) -> str:
+        return bytes(row.root).hex()
 
     def facts(self, row: Any) -> list[Fact]:
-        return [*_facts(self, row, leave_out={"note", "organization_id"}), _organization(row)]
+        return [
+            Fact("Events under it", row.size),
+            Fact("Signed", moment(row.created_at)),
+            _organization(row),
+            Fact("Root (SHA-256)", self.root_text(row), mono=True),
+        ]
 
     def detail(self, request: HttpRequest, row: Any) -> dict[str, Any]:
-        return {
-            "title": f"Checkpoint at {row.size} events",
-            "documents": [("The signed note: keep a copy elsewhere, and check it with manage.py audit_verify", row.note)],
-        }
-
-
-def _facts(pages: Any, row: Any, *, leave_out: set[str]) -> list[Fact]:
-    return [
-        Fact(
-            label_for_field(name, type(row), pages).capitalize(),
-            _text(lookup_field(name, row, pages)[2]),
-            mono=name in DIGESTS,
-        )
-        for name in pages.fields
-        if name not in leave_out
-    ]
-
-
-def _text(value: object) -> object:
-    return moment(value) if isinstance(value, datetime) else value
+        heading = "The signed note: keep a copy elsewhere, and check it with manage.py audit_verify"
+        return {"title": f"Checkpoint at {row.size} events", "documents": [(heading, row.note)]}
 
 
 def _organization(row: Any) -> Fact:
     name = Organization.objects.filter(pk=row.organization_id).values_list("name", flat=True).first()
-    return Fact("Organization", name or short(row.organization_id), href=url_of(Organization, row.organization_id))
+    return Fact(
+        "Organization", name or short(row.organization_id), href=url_of(Organization, row.organization_id)
+    )

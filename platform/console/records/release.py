@@ -3,11 +3,10 @@
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from unfold.decorators import display
 
 from console import scope
-from console.records.base import STATE_LABELS, Fact, ProjectFilter, RecordAdmin, moment, when
 from console.links import deployment_url, promotion_url, url_of
+from console.records.base import STATE_LABELS, Fact, ProjectFilter, RecordAdmin, column, moment, when
 from learning.models import TrainingJob
 from release.models import Deployment, ModelVersion, PolicyNode, Promotion
 
@@ -22,7 +21,7 @@ class ModelVersionAdmin(RecordAdmin):
     search_fields = ("line", "served_name", "adapter_sha256")
     ordering = ("-created_at",)
 
-    @display(description="Kind")
+    @column("Kind")
     def kind(self, row: ModelVersion) -> str:
         return "base with adapter" if row.adapter_path else "base model"
 
@@ -41,7 +40,10 @@ class ModelVersionAdmin(RecordAdmin):
 
     def detail(self, request: HttpRequest, row: Any) -> dict[str, Any]:
         promotions = row.promotions.order_by("-created_at")
-        lines = [(f"{p.state.replace('_', ' ')}, asked {p.created_at:%d %b %Y}", promotion_url(p.pk)) for p in promotions]
+        lines = [
+            (f"{p.state.replace('_', ' ')}, asked {p.created_at:%d %b %Y}", promotion_url(p.pk))
+            for p in promotions
+        ]
         return {"links": [("Promotions", lines)]}
 
 
@@ -54,9 +56,9 @@ class DeploymentAdmin(RecordAdmin):
     search_fields = ("alias",)
     ordering = ("project__name", "alias")
 
-    @display(description="Canary")
+    @column("Canary")
     def canary_text(self, row: Deployment) -> str:
-        return f"{row.canary} on {row.canary_share:.0%} of runs" if row.canary else "–"
+        return f"{row.canary} on {row.canary_share:.0%} of runs" if row.canary else "-"
 
     def detail_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return HttpResponseRedirect(deployment_url(self.visible(request, object_id).pk))
@@ -71,15 +73,15 @@ class PromotionAdmin(RecordAdmin):
     list_select_related = ("deployment", "candidate", "previous", "requested_by", "decided_by")
     ordering = ("-created_at",)
 
-    @display(description="Alias", ordering="deployment__alias")
+    @column("Alias", ordering="deployment__alias")
     def alias(self, row: Promotion) -> str:
         return row.deployment.alias
 
-    @display(description="Change")
+    @column("Change")
     def change(self, row: Promotion) -> str:
         return f"{row.previous} → {row.candidate}"
 
-    @display(description="State", label=STATE_LABELS, ordering="state")
+    @column("State", label=STATE_LABELS, ordering="state")
     def state_label(self, row: Promotion) -> str:
         return row.state
 
@@ -99,7 +101,7 @@ class PolicyNodeAdmin(RecordAdmin):
         nodes = PolicyNode.objects.all()
         return nodes if scope.viewer(request).is_superuser else nodes.none()
 
-    @display(description="Models loaded")
+    @column("Models loaded")
     def serves(self, row: PolicyNode) -> int:
         return len(row.loaded)
 

@@ -6,12 +6,24 @@ from typing import Any
 from django.contrib.admin import SimpleListFilter
 from django.db.models import OuterRef, Prefetch, QuerySet, Subquery
 from django.http import HttpRequest
-from unfold.decorators import display
 
 from console import scope
 from console.conversation import Message, answer_message, request_messages, since
 from console.links import url_of
-from console.records.base import STATE_LABELS, Fact, ProjectFilter, RecordAdmin, clipped, is_uuid, moment, pretty, seconds, short, when
+from console.records.base import (
+    STATE_LABELS,
+    Fact,
+    ProjectFilter,
+    RecordAdmin,
+    clipped,
+    column,
+    is_uuid,
+    moment,
+    pretty,
+    seconds,
+    short,
+    when,
+)
 from learning.models import Episode
 from release.models import ModelVersion
 from telemetry.models import Call, CallOutcome, CaptureLoss, Run, Signal, Step
@@ -59,7 +71,7 @@ def turns_of(run: Run) -> list[Turn]:
     for step in steps:
         calls = list(step.calls.all())
         complete = [call for call in calls if call.outcome == CallOutcome.COMPLETE]
-        call = (complete or calls or [None])[-1]
+        call = next(iter([*reversed(complete), *reversed(calls)]), None)
         body = getattr(call, "body", None)
         messages = request_messages(bytes(body.request)) if body else []
         answer = answer_message(bytes(body.response)) if body else None
@@ -97,38 +109,49 @@ class RunAdmin(RecordAdmin):
 
     detail_template = "console/run.html"
     started = when("started_at", "Started")
-    list_display = ("started", "task", "model_alias", "step_count", "call_count", "reward", "certainty", "state_label", "named")
+    list_display = (
+        "started",
+        "task",
+        "model_alias",
+        "step_count",
+        "call_count",
+        "reward",
+        "certainty",
+        "state_label",
+        "named",
+    )
     list_filter = (ProjectFilter, "state", "model_alias")
     search_fields = ("name", "task_key", "id")
     search_help_text = "run id, the caller's own name, or task"
     ordering = ("-started_at",)
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+    def get_queryset(self, request: HttpRequest) -> Any:
         latest = Episode.objects.filter(run_id=OuterRef("pk")).order_by("-run_revision", "-created_at")
-        return super().get_queryset(request).annotate(latest_reward=Subquery(latest.values("reward")[:1]))
+        rows = super().get_queryset(request)
+        return rows.annotate(latest_reward=Subquery(latest.values("reward")[:1]))
 
     def get_search_results(self, request: HttpRequest, queryset: QuerySet[Any], search_term: str) -> Any:
         if is_uuid(search_term):
             return queryset.filter(pk=search_term), False
         return super().get_search_results(request, queryset, search_term)
 
-    @display(description="Task")
+    @column("Task")
     def task(self, row: Run) -> str:
-        return clipped(row.task_key) or "–"
+        return clipped(row.task_key) or "-"
 
-    @display(description="Reward", ordering="latest_reward")
+    @column("Reward", ordering="latest_reward")
     def reward(self, row: Any) -> str:
-        return "–" if row.latest_reward is None else f"{row.latest_reward:+.2f}"
+        return "-" if row.latest_reward is None else f"{row.latest_reward:+.2f}"
 
-    @display(description="Confidence", ordering="confidence")
+    @column("Confidence", ordering="confidence")
     def certainty(self, row: Run) -> str:
         return f"{row.confidence:.0%}"
 
-    @display(description="State", label=STATE_LABELS, ordering="state")
+    @column("State", label=STATE_LABELS, ordering="state")
     def state_label(self, row: Run) -> str:
         return row.state
 
-    @display(description="Name")
+    @column("Name")
     def named(self, row: Run) -> str:
         return clipped(row.name) or short(row.pk)
 
@@ -147,14 +170,16 @@ class RunAdmin(RecordAdmin):
         ]
 
     def detail(self, request: HttpRequest, row: Any) -> dict[str, Any]:
-        episodes = Episode.objects.filter(run_id=row.pk).select_related("reward_spec").order_by("-run_revision")
+        episodes = (
+            Episode.objects.filter(run_id=row.pk).select_related("reward_spec").order_by("-run_revision")
+        )
         return {
             "title": f"Run {clipped(row.name) or short(row.pk)}",
             "turns": turns_of(row),
             "signals": row.signals.select_related("api_key").order_by("observed_at"),
             "episodes": [(episode, url_of(Episode, episode.pk)) for episode in episodes],
             "reward": row.latest_reward,
-                    }
+        }
 
 
 class CallAdmin(RecordAdmin):
@@ -162,7 +187,17 @@ class CallAdmin(RecordAdmin):
 
     detail_template = "console/call.html"
     started = when("started_at", "Started")
-    list_display = ("started", "path", "model_requested", "model_served", "outcome_label", "status_code", "tokens", "took", "streamed")
+    list_display = (
+        "started",
+        "path",
+        "model_requested",
+        "model_served",
+        "outcome_label",
+        "status_code",
+        "tokens",
+        "took",
+        "streamed",
+    )
     list_filter = (ProjectFilter, "outcome", "is_canary", "stream")
     search_fields = ("id",)
     search_help_text = "call id, response id or run id"
@@ -173,19 +208,19 @@ class CallAdmin(RecordAdmin):
             return queryset.filter(pk=search_term) | queryset.filter(step__run=search_term), False
         return (queryset.filter(response_id=search_term) if search_term else queryset), False
 
-    @display(description="Outcome", label=STATE_LABELS, ordering="outcome")
+    @column("Outcome", label=STATE_LABELS, ordering="outcome")
     def outcome_label(self, row: Call) -> str:
         return row.outcome
 
-    @display(description="Tokens in / out")
+    @column("Tokens in / out")
     def tokens(self, row: Call) -> str:
-        return "–" if row.prompt_tokens is None else f"{row.prompt_tokens:,} / {row.completion_tokens or 0:,}"
+        return "-" if row.prompt_tokens is None else f"{row.prompt_tokens:,} / {row.completion_tokens or 0:,}"
 
-    @display(description="Took")
+    @column("Took")
     def took(self, row: Call) -> str:
-        return seconds(row.started_at, row.ended_at) or "–"
+        return seconds(row.started_at, row.ended_at) or "-"
 
-    @display(description="Stream", ordering="stream")
+    @column("Stream", ordering="stream")
     def streamed(self, row: Call) -> str:
         return "stream" if row.stream else "whole"
 
@@ -246,15 +281,15 @@ class SignalAdmin(RecordAdmin):
     search_help_text = "run, call or response id it was sent for, or the signal's name"
     ordering = ("-received_at",)
 
-    @display(description="Value")
+    @column("Value")
     def shown_value(self, row: Signal) -> str:
         return clipped(pretty(row.value), 60)
 
-    @display(description="Speaks of", label={"a run": "success", "nothing yet": "warning"})
+    @column("Speaks of", label={"a run": "success", "nothing yet": "warning"})
     def found(self, row: Signal) -> str:
         return "a run" if row.run_id else "nothing yet"
 
-    @display(description="Sent for")
+    @column("Sent for")
     def about(self, row: Signal) -> str:
         return f"{row.target_type.removesuffix('_id')} {short(row.target)}"
 
@@ -281,7 +316,8 @@ class SignalAdmin(RecordAdmin):
 
 
 class CaptureLossAdmin(RecordAdmin):
-    """Losses belong to the installation's gateways, not to a project: everybody who signs in may see the count."""
+    """Losses belong to the installation's gateways, not to a project: everybody who signs in may see the
+    count."""
 
     recorded = when("recorded_at", "Recorded")
     list_display = ("recorded", "reason", "lost", "process", "boot", "first_sequence", "last_sequence")
@@ -292,7 +328,7 @@ class CaptureLossAdmin(RecordAdmin):
         scope.viewer(request)
         return CaptureLoss.objects.all()
 
-    @display(description="Calls lost")
+    @column("Calls lost")
     def lost(self, row: CaptureLoss) -> int:
         return row.last_sequence - row.first_sequence + 1
 

@@ -1,7 +1,8 @@
 """OpenAI's chat completions: what the gateway reads of a request and of an answer, JSON or event stream.
 
-Only the fields named here are interpreted; relaying is not done here and never depends on an answer that parses.
-https://platform.openai.com/docs/api-reference/chat, server-sent events as in the HTML standard, section 9.2."""
+Only the fields named here are interpreted; relaying is not done here and never depends on an answer that
+parses. https://platform.openai.com/docs/api-reference/chat, server-sent events as in the HTML standard,
+section 9.2."""
 
 import json
 import re
@@ -56,13 +57,14 @@ def parse_request(body: bytes) -> ChatRequest:
     if not isinstance(model, str) or not model:
         raise bad_request("The field `model` must name a model, as text.", param="model")
     messages = document.get("messages")
-    is_chat = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        messages = []
     metadata = document.get("metadata")
     run_id = metadata.get("run_id") if isinstance(metadata, dict) else None
     return ChatRequest(
         model=model,
         stream=document.get("stream") is True,
-        messages=tuple(messages) if is_chat else (),
+        messages=tuple(messages),
         metadata_run_id=run_id if isinstance(run_id, str) else "",
     )
 
@@ -127,7 +129,8 @@ class _Assembly:
     def _add_tool_call(self, piece: dict[str, Any]) -> None:
         index = piece.get("index")
         if not isinstance(index, int):
-            # Some servers leave the index out: an id begins a call, a piece without one goes on with the latest.
+            # Some servers leave the index out: an id begins a call, a piece without one goes on with the
+            # latest.
             index = len(self.tool_calls) - (0 if piece.get("id") or not self.tool_calls else 1)
         call = self.tool_calls.setdefault(
             index, {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
@@ -185,7 +188,8 @@ def _parse_stream(body: bytes) -> ChatAnswer:
 
 
 def _events(body: bytes) -> Iterator[bytes]:
-    """The data of each finished event; comments and other fields are passed over, an unfinished event is dropped."""
+    """The data of each finished event; comments and other fields are passed over, an unfinished event is
+    dropped."""
     data: list[bytes] = []
     for line in _LINE_END.split(body.removeprefix(b"\xef\xbb\xbf")):
         if not line:

@@ -1,6 +1,8 @@
-"""Somebody with the database's superuser password changes the ledger: verification fails and says what and where.
+"""Somebody with the database's superuser password changes the ledger: verification fails and says what and
+where.
 
-Every test seals the same twelve events (seq 0 to 11, checkpoints at 4, 8 and 12) of three objects, each with four."""
+Every test seals the same twelve events (seq 0 to 11, checkpoints at 4, 8 and 12) of three objects, each with
+four."""
 
 import base64
 from collections.abc import Callable
@@ -74,7 +76,8 @@ def test_an_empty_ledger_holds() -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """SQL of an insider; the class that must be named first, at which seq, and whether with the event's id."""
+    """SQL of an insider; the class that must be named first, at which seq, and whether with the event's
+    id."""
 
     statements: tuple[str, ...]
     tampering: Tampering
@@ -172,8 +175,9 @@ CASES = {
     ),
     "an event put in beside the ledger": Case(
         (
-            "INSERT INTO audit_event SELECT gen_random_uuid(), organization_id, project_id, action, at, actor_type,"
-            " actor_id, actor_name, object_type, 'new', 1, reason, body, leaf FROM audit_event WHERE id = {0}",
+            "INSERT INTO audit_event SELECT gen_random_uuid(), organization_id, project_id, action, at,"
+            " actor_type, actor_id, actor_name, object_type, 'new', 1, reason, body, leaf"
+            " FROM audit_event WHERE id = {0}",
         ),
         Tampering.EVENT_INSERTED,
         None,
@@ -201,7 +205,7 @@ def test_an_edit_that_fixes_every_hash_it_can_is_bounded_by_the_signed_roots(led
     ledger.tamper(
         FLIP,
         f"UPDATE audit_event SET leaf = {fix} WHERE id = {{5}}",
-        f"UPDATE audit_leaf SET hash = (SELECT {fix} FROM audit_event WHERE id = {{5}}) WHERE event_id = {{5}}",
+        "UPDATE audit_leaf SET hash = (SELECT leaf FROM audit_event WHERE id = {5}) WHERE event_id = {5}",
     )
     kinds = {finding.tampering: finding for finding in ledger.check().findings}
     rewritten = kinds[Tampering.HISTORY_REWRITTEN]
@@ -264,7 +268,8 @@ def test_a_well_made_event_cannot_be_slipped_into_an_objects_history(ledger: Led
     body = canonical({"v": 1, "log": f"ratchet/{ledger.organization_id}", "data": {}})
     row = Event.objects.get(id=ledger.events[9])
     ledger.tamper(
-        "UPDATE audit_event SET body = decode('{body}', 'base64'), leaf = decode('{leaf}', 'base64') WHERE id = {9}",
+        "UPDATE audit_event SET body = decode('{body}', 'base64'), leaf = decode('{leaf}', 'base64')"
+        " WHERE id = {9}",
         body=base64.b64encode(body).decode(),
         leaf=base64.b64encode(leaf_hash(body)).decode(),
     )

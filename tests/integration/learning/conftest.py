@@ -184,7 +184,8 @@ def trainer(tmp_path: Path) -> Callable[[str], list[str]]:
             "name = 'job.json' if command == 'train' else 'evaluation.json'\n"
             "document = json.loads((folder / name).read_text())\n"
             "def finish(**result):\n"
-            "    (folder / 'result.json').write_text(json.dumps({'schema': 1, 'status': 'succeeded', 'error': None, **result}))\n"
+            "    whole = {'schema': 1, 'status': 'succeeded', 'error': None, **result}\n"
+            "    (folder / 'result.json').write_text(json.dumps(whole))\n"
             "def progress(**line):\n"
             "    with (folder / 'progress.jsonl').open('a') as file:\n"
             "        file.write(json.dumps(line) + '\\n')\n" + body

@@ -130,6 +130,10 @@ def test_publishing_the_same_document_again_is_the_same_version(project, reward_
         b'{"messages": 7}',
         b'{"messages": [{"role": "user", "content": "\\ud800"}, 7], "tools": [{"function": {"name": "x"}}]}',
         b'{"messages": [{"role": "assistant", "tool_calls": [7, {"function": 7}]}]}',
+        b'{"messages": [{"role": "user", "content": ' + b"[" * 700 + b"]" * 700 + b"}]}",
+        b'{"choices": [{"message": {"tool_calls": [{"function": {"name": "x", "arguments": "'
+        + b"[" * 5000
+        + b'"}}]}}], "messages": []}',
     ],
 )
 def test_hostile_bytes_are_kept_out_and_do_not_stop_the_rest(live_run, project, reward_spec, now, body):
@@ -137,6 +141,15 @@ def test_hostile_bytes_are_kept_out_and_do_not_stop_the_rest(live_run, project, 
     live_run(at=5, signals={"resolved": True})
     CallBody.objects.filter(call_id=hostile.calls[1].id).update(request=body, response=body)
     assert build(project, now) == 2
+
+
+def test_projects_with_runs_to_build_are_due(live_run, project, reward_spec, now):
+    live_run()
+    assert episodes.due_projects() == []
+    runs.close_idle(now=now + timedelta(hours=1))
+    assert episodes.due_projects() == [project.id]
+    build(project, now)
+    assert episodes.due_projects() == []
 
 
 def test_without_a_reward_spec_nothing_is_built(live_run, project, now):

@@ -1,5 +1,5 @@
-"""A small company with people of every role, an alias with its base model, a trained candidate that passed the gate,
-and a policy node made of a few lines of HTTP."""
+"""A small company with people of every role, an alias with its base model, a trained candidate that passed
+the gate, and a policy node made of a few lines of HTTP."""
 
 import json
 import threading
@@ -181,6 +181,18 @@ def passed(
     )
 
 
+class Helpers:
+    """What tests make rows and files with; a class, because test files do not import each other."""
+
+    adapter = staticmethod(adapter)
+    training_job = staticmethod(training_job)
+
+
+@pytest.fixture
+def helpers() -> type[Helpers]:
+    return Helpers
+
+
 @pytest.fixture
 def store(tmp_path: Path, settings: Any) -> ObjectStore:
     settings.OBJECT_STORE = ObjectStore(tmp_path / "objects")
@@ -270,7 +282,7 @@ def wire() -> Iterator[FakeNode]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     node.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield node
     server.shutdown()

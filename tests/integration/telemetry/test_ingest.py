@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def spool(folder: Path, request: pytest.FixtureRequest) -> Spool:
+def spool(folder: Path) -> Iterator[Spool]:
     made = Spool(folder, "gateway")
-    request.addfinalizer(lambda: None if made._is_closed else made.close())
-    return made
+    yield made
+    if not made._is_closed:
+        made.close()
 
 
 def begin(tenant: Any, **changes: Any) -> BeginRecord:

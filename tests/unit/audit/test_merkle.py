@@ -45,7 +45,9 @@ def test_every_leaf_of_every_small_tree_can_be_proved_and_no_other() -> None:
                     leaves[index], index=index, size=size, proof=proof[:-1], root=head
                 )
                 other = (index + 1) % size
-                assert not merkle.verify_inclusion(leaves[index], index=other, size=size, proof=proof, root=head)
+                assert not merkle.verify_inclusion(
+                    leaves[index], index=other, size=size, proof=proof, root=head
+                )
 
 
 def test_a_proof_of_a_million_leaves_is_twenty_hashes() -> None:

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from telemetry.exchange import answer_message, offered_tools, request_messages
 
+NAMES = ["messages", "choices", "message", "delta", "tool_calls", "function", "index", "role", "tools"]
+names = st.sampled_from(NAMES)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["messages", "choices", "message", "delta", "tool_calls", "function", "index", "role", "tools"]),
+        names,
         inner,
         max_size=3,
     ),

@@ -170,13 +170,6 @@ def test_a_retry_stays_in_the_run_of_its_first_attempt():
     assert call(tracker, [GOOD_DAY], HI, retry=1) != run_id  # its first attempt was never seen
 
 
-def test_names_are_the_callers_word():
-    tracker = RunTracker()
-    first = tracker.open(KEY, roll([HELLO]), name="ticket-7")
-    assert tracker.open(KEY, None, name="ticket-7") == first
-    assert tracker.open("key-2", roll([HELLO]), name="ticket-7") != first
-
-
 def test_the_tracker_forgets_the_longest_unused():
     tracker = RunTracker(capacity=10)
     old = call(tracker, [HELLO], HI)

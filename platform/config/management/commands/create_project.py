@@ -14,7 +14,7 @@ from kernel import clock
 
 
 class Command(BaseCommand):
-    help = "Make a project; prints its id, an API key and the base URL for an OpenAI client, as one line of JSON."
+    help = "Make a project; prints its id, an API key and the base URL for clients, as one line of JSON."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("name")

@@ -1,4 +1,5 @@
-"""`manage.py audit_verify`: check the whole ledger. Exit status 0 when it holds, 1 when somebody touched it."""
+"""`manage.py audit_verify`: check the whole ledger. Exit status 0 when it holds, 1 when somebody touched
+it."""
 
 import sys
 from pathlib import Path
@@ -43,10 +44,10 @@ class Command(BaseCommand):
         else:
             for finding in report.findings:
                 self.stdout.write(finding.sentence())
+            verdict = "The ledger holds" if report.holds else "THE LEDGER WAS TAMPERED WITH"
             self.stdout.write(
-                f"{'The ledger holds' if report.holds else 'THE LEDGER WAS TAMPERED WITH'}: {report.events} events, "
-                f"{report.checkpoints} signed checkpoints, {report.organizations} organizations, "
-                f"{report.unsealed} events not sealed yet."
+                f"{verdict}: {report.events} events, {report.checkpoints} signed checkpoints, "
+                f"{report.organizations} organizations, {report.unsealed} events not sealed yet."
             )
         if not report.holds:
             sys.exit(1)

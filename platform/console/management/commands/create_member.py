@@ -1,4 +1,5 @@
-"""`manage.py create_member NAME`: give a person a role in an organization, and an account if they have none."""
+"""`manage.py create_member NAME`: give a person a role in an organization, and an account if they have
+none."""
 
 from typing import Any
 

@@ -1,4 +1,5 @@
-"""`manage.py explain ALIAS_OR_VERSION`: why this version answers, from the ledger back to the runs that taught it."""
+"""`manage.py explain ALIAS_OR_VERSION`: why this version answers, from the ledger back to the runs that
+taught it."""
 
 import dataclasses
 from typing import Any

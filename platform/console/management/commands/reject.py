@@ -1,4 +1,5 @@
-"""`manage.py reject ALIAS`: a person's no to the promotion that waits, or that was approved and has not begun."""
+"""`manage.py reject ALIAS`: a person's no to the promotion that waits, or that was approved and has not
+begun."""
 
 from typing import Any
 

@@ -36,7 +36,14 @@ class Command(BaseCommand):
                 self.stdout.write(f"The console stays up at {settings.ENVIRONMENT.console_url} until Ctrl-C.")
                 self.stdout.flush()
                 product.wait()
-        except (CannotRun, EmbeddedServerError, DoorClosed, PermissionError, RuntimeError, TimeoutError) as error:
+        except (
+            CannotRun,
+            EmbeddedServerError,
+            DoorClosed,
+            PermissionError,
+            RuntimeError,
+            TimeoutError,
+        ) as error:
             raise CommandError(f"{error}\nThe processes' logs are in {product.logs}", returncode=2) from None
         except KeyboardInterrupt:
             self.stdout.write("\nStopping ...")

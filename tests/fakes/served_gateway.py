@@ -1,0 +1,171 @@
+"""The gateway on a real port, in this process, over a snapshot that the test writes instead of PostgreSQL."""
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import uvloop
+from granian.constants import HTTPModes, Interfaces
+from granian.log import LogLevels
+from granian.server.embed import Server
+
+from accounts import keys
+from gateway.app import Gateway, Limits
+from gateway.snapshot import EMPTY, Caller, Snapshot, UpstreamTarget
+from kernel.ids import uuid7
+from release.routing import Route
+from telemetry.otel import Tracing
+from telemetry.records import BeginRecord, EndRecord, Record
+from telemetry.spool import Spool, segments
+
+PEPPER = b"p" * 32
+
+
+class WrittenSource:
+    """A snapshot source that a test writes to."""
+
+    def __init__(self) -> None:
+        self.snapshot = EMPTY
+        self._changed = threading.Event()
+
+    def load(self) -> Snapshot:
+        self._changed.clear()
+        return self.snapshot
+
+    def shipped(self, process: str) -> Mapping[str, tuple[int, int]]:
+        return {}
+
+    def wait(self, timeout_s: float) -> None:
+        self._changed.wait(0.05)
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A project and its key."""
+
+    project_id: UUID
+    key_id: UUID
+    key: str
+
+
+@dataclass
+class ServedGateway:
+    """A gateway under test: `origin` to call it, `add_tenant` to let somebody in, `records` to see what it kept."""
+
+    app: Gateway
+    source: WrittenSource
+    spool_folder: Path
+    origin: str
+
+    def add_tenant(
+        self, *, upstream: str = "", credential: str = "", routes: Mapping[str, Route] | None = None
+    ) -> Tenant:
+        tenant = Tenant(uuid7(), uuid7(), keys.mint())
+        old = self.source.snapshot
+        self.source.snapshot = replace(
+            old,
+            callers={
+                **old.callers,
+                keys.digest(tenant.key, PEPPER): Caller(tenant.key_id, tenant.project_id),
+            },
+            routes={**old.routes, tenant.project_id: dict(routes or {})},
+            upstreams={**old.upstreams, tenant.project_id: UpstreamTarget(upstream, credential)}
+            if upstream
+            else old.upstreams,
+        )
+        self._settle()
+        return tenant
+
+    def remove_tenant(self, tenant: Tenant) -> None:
+        digest = keys.digest(tenant.key, PEPPER)
+        callers = {key: caller for key, caller in self.source.snapshot.callers.items() if key != digest}
+        self.source.snapshot = replace(self.source.snapshot, callers=callers)
+        self._settle()
+
+    def _settle(self) -> None:
+        wait_until(lambda: self.app._keeper.current is self.source.snapshot)
+
+    def records(self) -> list[Record]:
+        return [entry.record for segment in segments(self.spool_folder) for entry in segment.read()]
+
+    def call(self, call_id: str) -> tuple[BeginRecord, EndRecord]:
+        """The two records of a call, once both are there."""
+        found: list[Any] = []
+
+        def both() -> bool:
+            found[:] = [r for r in self.records() if getattr(r, "call_id", None) == UUID(call_id)]
+            return len(found) == 2
+
+        wait_until(both)
+        return found[0], found[1]
+
+
+def wait_until(condition: Any, timeout_s: float = 5.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.005)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def served_gateway(
+    folder: Path,
+    *,
+    first_byte_timeout_s: float = 20.0,
+    idle_timeout_s: float = 20.0,
+    max_spool_bytes: int = 1 << 30,
+    tracing: Tracing | None = None,
+) -> Iterator[ServedGateway]:
+    """Serve a gateway of its own while the block runs."""
+    source = WrittenSource()
+    app = Gateway(
+        source=source,
+        open_spool=lambda: Spool(folder, max_bytes=max_spool_bytes),
+        limits=Limits(first_byte_timeout_s=first_byte_timeout_s, idle_timeout_s=idle_timeout_s),
+        key_pepper=PEPPER,
+        tracing=tracing or Tracing(),
+    )
+    port = free_port()
+    servers: list[tuple[Server, asyncio.AbstractEventLoop]] = []
+
+    async def serve() -> None:
+        server = Server(
+            app, port=port, interface=Interfaces.ASGI, http=HTTPModes.http1, websockets=False,
+            log_level=LogLevels.critical,
+        )  # fmt: skip
+        servers.append((server, asyncio.get_running_loop()))
+        await server.serve()
+
+    thread = threading.Thread(target=uvloop.run, args=(serve(),), daemon=True)
+    thread.start()
+    origin = f"http://127.0.0.1:{port}"
+
+    def is_ready() -> bool:
+        try:
+            return httpx.get(f"{origin}/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    wait_until(is_ready)
+    yield ServedGateway(app, source, folder, origin)
+    server, loop = servers[0]
+    loop.call_soon_threadsafe(server.stop)
+    thread.join(20)
+    assert not thread.is_alive()

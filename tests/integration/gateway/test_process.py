@@ -1,0 +1,214 @@
+"""`python -m gateway` as a process, with PostgreSQL behind it: changes arrive by push, and its absence is survived."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+import psycopg
+import pytest
+from django.conf import settings
+from django.db import connection
+from openai import OpenAI
+
+from accounts import services as accounts
+from accounts.models import Project
+from audit.actions import Actor
+from audit.models import Event
+from gateway.models import Upstream
+from gateway.services import set_upstream
+from kernel import clock
+from telemetry.records import BeginRecord, EndRecord, SignalRecord
+from telemetry.spool import segments
+from tests.fakes.served_gateway import free_port, wait_until
+from tests.fakes.upstream import Behaviour, FakeUpstream
+from tests.integration.gateway.conftest import CREDENTIAL, OPENING
+
+ACTOR = Actor.service("test")
+
+
+@pytest.fixture
+def project(transactional_db: None) -> Project:
+    organization = accounts.create_organization(name="Acme", actor=ACTOR, now=clock.now())
+    return accounts.create_project(organization=organization, name="desk", actor=ACTOR, now=clock.now())
+
+
+def make_key(project: Project) -> str:
+    return accounts.create_api_key(project=project, name="k", actor=ACTOR, now=clock.now())[1]
+
+
+def use_upstream(project: Project, origin: str) -> None:
+    set_upstream(
+        project=project, base_url=f"{origin}/v1/", credential=CREDENTIAL, actor=ACTOR, now=clock.now()
+    )
+
+
+@contextmanager
+def process(home: Path, port: int, database_url: str = "") -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A gateway process on the test database, ready to be called."""
+    database = connection.settings_dict
+    url = (
+        database_url or f"postgresql://{database['USER']}@/{database['NAME']}?host={quote(database['HOST'])}"
+    )
+    # The test's own keyring, a spool of its own.
+    home.mkdir(exist_ok=True)
+    (home / "keyring.json").write_bytes((settings.ENVIRONMENT.home / "keyring.json").read_bytes())
+    (home / "keyring.json").chmod(0o600)
+    environment = {**os.environ, "RATCHET_HOME": str(home), "DATABASE_URL": url}
+    command = [sys.executable, "-m", "gateway", "--host", "127.0.0.1", "--port", str(port)]
+    with (home / "gateway.log").open("ab") as log:
+        running = subprocess.Popen(command, env=environment, stderr=log)
+    origin = f"http://127.0.0.1:{port}"
+    try:
+        wait_until(lambda: _answers(f"{origin}/readyz") or running.poll() is not None, timeout_s=20)
+        assert running.poll() is None, (home / "gateway.log").read_text()
+        yield origin, running
+    finally:
+        running.kill()
+        running.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def ask(origin: str, key: str) -> int:
+    return httpx.post(
+        f"{origin}/v1/chat/completions",
+        headers={"authorization": f"Bearer {key}"},
+        json={"model": "gpt-4o", "messages": OPENING},
+    ).status_code
+
+
+def seconds_until(condition: Callable[[], bool]) -> float:
+    began = time.monotonic()
+    wait_until(condition)
+    return time.monotonic() - began
+
+
+def test_changes_reach_the_gateway_within_a_second(
+    project: Project, upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    with process(tmp_path, free_port()) as (origin, running):
+        key = make_key(project)
+        assert seconds_until(lambda: ask(origin, key) == 404) < 0.9
+        use_upstream(project, upstream.origin)
+        assert seconds_until(lambda: ask(origin, key) == 200) < 0.9
+        assert upstream.received[-1].header("authorization") == f"Bearer {CREDENTIAL}"
+        entry = project.api_keys.get()
+        accounts.revoke_api_key(key=entry, actor=ACTOR, now=clock.now())
+        assert seconds_until(lambda: ask(origin, key) == 401) < 0.9
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(10) == 0
+
+
+def test_the_gateway_serves_on_while_the_database_is_away(
+    project: Project, upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    """The database refuses every connection for a while; afterwards changes arrive again."""
+    key, other = make_key(project), make_key(project)
+    use_upstream(project, upstream.origin)
+    name = connection.settings_dict["NAME"]
+    parameters = {"host": connection.settings_dict["HOST"], "user": connection.settings_dict["USER"]}
+    with (
+        process(tmp_path, free_port()) as (origin, _),
+        psycopg.connect(dbname="postgres", autocommit=True, **parameters) as admin,
+    ):
+        assert ask(origin, key) == 200
+        connection.close()
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        try:
+            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+            wait_until(lambda: "snapshot_failures_total 0" not in httpx.get(f"{origin}/metrics").text)
+            assert ask(origin, key) == 200
+            body = {"run_id": "r", "name": "resolved", "value": True}
+            headers = {"authorization": f"Bearer {key}"}
+            assert httpx.post(f"{origin}/v1/feedback", headers=headers, json=body).status_code == 202
+        finally:
+            admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        for entry in project.api_keys.exclude(prefix=key[:10]):
+            accounts.revoke_api_key(key=entry, actor=ACTOR, now=clock.now())
+        wait_until(lambda: ask(origin, other) == 401)
+        assert ask(origin, key) == 200
+
+
+def test_an_occupied_port_is_one_sentence() -> None:
+    with socket.socket() as occupant:
+        # As the server itself binds: two of them would share the port without a word.
+        occupant.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        occupant.bind(("127.0.0.1", 0))
+        occupant.listen()
+        port = occupant.getsockname()[1]
+        command = [sys.executable, "-m", "gateway", "--port", str(port)]
+        second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert second.returncode == 2
+    assert second.stderr.startswith(f"The gateway cannot listen on 127.0.0.1:{port}")
+    assert second.stderr.count("\n") == 1
+
+
+def test_kill_9_loses_nothing_that_was_answered(
+    project: Project, upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    key = make_key(project)
+    use_upstream(project, upstream.origin)
+    port = free_port()
+    answered, accepted = [], []
+    for _ in range(2):
+        with process(tmp_path, port) as (origin, running):
+            with OpenAI(base_url=f"{origin}/v1", api_key=key) as client:
+                for _ in range(5):
+                    raw = client.chat.completions.with_raw_response.create(model="gpt-4o", messages=OPENING)
+                    answered.append(raw.headers["x-ratchet-call-id"])
+            body = {"call_id": answered[-1], "name": "resolved", "value": True}
+            feedback = httpx.post(
+                f"{origin}/v1/feedback", headers={"authorization": f"Bearer {key}"}, json=body
+            )
+            accepted.append(feedback.json()["id"])
+            upstream.behaviour = Behaviour(delay_s=30)
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(
+                    f"{origin}/v1/chat/completions",
+                    headers={"authorization": f"Bearer {key}"},
+                    content=json.dumps({"model": "gpt-4o", "messages": OPENING}),
+                    timeout=0.1,
+                )
+            running.kill()
+            upstream.behaviour = Behaviour()
+    spool = segments(tmp_path / "spool")
+    assert {segment.process for segment in spool} == {"gateway-1"}
+    assert len({segment.boot for segment in spool}) == 2
+    assert all(segment.is_closed() for segment in spool)
+    entries = [(segment.boot, entry) for segment in spool for entry in segment.read()]
+    for boot in {segment.boot for segment in spool}:
+        sequences = [entry.sequence for name, entry in entries if name == boot]
+        assert sequences == list(range(len(sequences)))
+    records = [entry.record for _, entry in entries]
+    begun = [str(record.call_id) for record in records if isinstance(record, BeginRecord)]
+    ended = [str(record.call_id) for record in records if isinstance(record, EndRecord)]
+    assert set(answered) <= set(ended) <= set(begun)
+    assert len(begun) == len(set(begun)) == len(answered) + 2
+    assert [str(record.signal_id) for record in records if isinstance(record, SignalRecord)] == accepted
+
+
+def test_set_upstream_seals_the_credential_and_writes_the_url_to_the_ledger(project: Project) -> None:
+    use_upstream(project, "https://api.example.com")
+    use_upstream(project, "https://eu.example.com")
+    row = Upstream.objects.get(project=project)
+    assert row.base_url == "https://eu.example.com/v1"
+    assert CREDENTIAL.encode() not in bytes(row.credential)
+    events = Event.objects.filter(action="upstream.set")
+    assert len(events) == 2
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT string_agg(e::text, '') FROM audit_event e")
+        assert CREDENTIAL not in cursor.fetchone()[0]

@@ -1,0 +1,60 @@
+import json
+
+from console.conversation import MAX_TEXT, Message, ToolCall, answer_message, request_messages, since
+
+
+def body(**document: object) -> bytes:
+    return json.dumps(document).encode()
+
+
+ASKED = {"id": "c1", "type": "function", "function": {"name": "find_order", "arguments": '{"order":7}'}}
+
+
+def test_a_request_reads_as_messages_and_tools_carry_their_names() -> None:
+    messages = request_messages(
+        body(
+            messages=[
+                {
+                    "role": "user",
+                    "content": [{"type": "text", "text": "Look:"}, {"type": "image_url", "image_url": {}}],
+                },
+                {"role": "assistant", "content": None, "tool_calls": [ASKED]},
+                {"role": "tool", "tool_call_id": "c1", "content": "shipped"},
+            ]
+        )
+    )
+    assert messages == [
+        Message("user", "Look:\n[image_url]"),
+        Message("assistant", tool_calls=(ToolCall("find_order", '{\n  "order": 7\n}'),)),
+        Message("tool", "shipped", name="find_order"),
+    ]
+
+
+def test_answers_whole_and_streamed_read_alike() -> None:
+    whole = body(choices=[{"index": 0, "message": {"role": "assistant", "content": "On its way."}}])
+    deltas = [{"choices": [{"index": 0, "delta": {"content": piece}}]} for piece in ("On its", " way.")]
+    streamed = (
+        b"".join(b"data: " + json.dumps(delta).encode() + b"\n\n" for delta in deltas) + b"data: [DONE]\n\n"
+    )
+    assert answer_message(whole) == answer_message(streamed) == Message("assistant", "On its way.")
+
+
+def test_what_is_no_conversation_is_shown_as_it_is() -> None:
+    assert answer_message(b"") is None
+    assert answer_message(b"<html>502</html>") == Message("raw answer", "<html>502</html>")
+    assert answer_message(body(error={"message": "no"})) == Message(
+        "raw answer", '{\n  "error": {\n    "message": "no"\n  }\n}'
+    )
+    assert request_messages(body(input="embed me")) == [Message("request", '{\n  "input": "embed me"\n}')]
+    assert request_messages(b"\xff\xfe") == [Message("request", "\ufffd\ufffd")]
+
+
+def test_long_text_says_how_much_is_left_out() -> None:
+    [message] = request_messages(body(messages=[{"role": "user", "content": "x" * (MAX_TEXT + 5)}]))
+    assert message.text.endswith("\n… 5 more characters")
+
+
+def test_a_step_shows_what_its_parent_has_not() -> None:
+    messages = [Message("user", str(number)) for number in range(4)]
+    assert since(messages, 3) == messages[3:]
+    assert since(messages, 9) == messages

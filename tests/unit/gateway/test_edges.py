@@ -1,0 +1,131 @@
+"""The small rules of the gateway's edge: headers, encodings, run names, shipping lag, metrics."""
+
+import gzip
+import zlib
+from uuid import uuid4
+
+import pytest
+
+from gateway import encodings
+from gateway.errors import Refused
+from gateway.headers import to_client, to_upstream
+from gateway.lag import ShippingLag
+from gateway.metrics import Metrics, exposition
+from gateway.run_names import Naming, named_run, run_name
+from gateway.services import InvalidUpstream, checked_base_url
+
+
+def test_headers_keep_their_bytes_and_their_order() -> None:
+    headers = [
+        (b"x-b", "é".encode()),
+        (b"x-a", b"\xe9"),
+        (b"x-a", b"2"),
+        (b"authorization", b"Bearer rk"),
+        (b"proxy-authorization", b"x"),
+        (b"x-ratchet-anything", b"x"),
+    ]
+    assert to_upstream(headers, "sk") == [
+        ("x-b", "é"),
+        ("x-a", "é"),
+        ("x-a", "2"),
+        ("authorization", "Bearer sk"),
+    ]
+    assert to_upstream(headers, "") == [("x-b", "é"), ("x-a", "é"), ("x-a", "2")]
+
+
+def test_an_upstream_cannot_speak_for_ratchet_nor_for_the_connection() -> None:
+    headers = [
+        (b"Set-Cookie", b"a=1"),
+        (b"set-cookie", b"b=2"),
+        (b"Connection", b"close, X-Odd"),
+        (b"X-Odd", b"1"),
+        (b"Transfer-Encoding", b"chunked"),
+        (b"x-ratchet-call-id", b"forged"),
+    ]
+    assert to_client(headers) == [(b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")]
+
+
+@pytest.mark.parametrize(
+    ("packed", "encoding"),
+    [
+        (b"text" * 100, ""),
+        (b"text" * 100, "identity"),
+        (gzip.compress(b"text" * 100), "gzip"),
+        (gzip.compress(b"text" * 100), " GZIP "),
+        (zlib.compress(b"text" * 100), "deflate"),
+        (zlib.compress(b"text" * 100, wbits=-15), "deflate"),
+    ],
+)
+def test_encodings_are_undone(packed: bytes, encoding: str) -> None:
+    assert encodings.decode(packed, encoding) == b"text" * 100
+
+
+def test_what_cannot_be_decoded_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert b"text".startswith(encodings.decode(gzip.compress(b"text")[:-9], "gzip"))
+    for body, encoding in [(b"text", "gzip"), (b"\xff\xff", "deflate"), (b"text", "br"), (b"", "gzip, gzip")]:
+        with pytest.raises(encodings.Undecodable):
+            encodings.decode(body, encoding)
+    monkeypatch.setattr(encodings, "MAX_DECODED_BYTES", 1000)
+    with pytest.raises(encodings.Undecodable, match="unfolds"):
+        encodings.decode(gzip.compress(b"\0" * 1_000_000), "gzip")
+
+
+def test_a_runs_name_is_looked_for_in_order() -> None:
+    header = [(b"x-ratchet-run-id", b"from-header")]
+    assert run_name(Naming(header, "from-path", "from-body")) == "from-header"
+    assert run_name(Naming([], "from-path", "from-body")) == "from-path"
+    assert run_name(Naming([(b"x-ratchet-run-id", b" ")], "", "from-body")) == "from-body"
+    assert run_name(Naming([], "", "")) == ""
+    with pytest.raises(Refused):
+        run_name(Naming([], "x" * 201, ""))
+    key = uuid4()
+    assert named_run(key, "a") == named_run(key, "a") != named_run(uuid4(), "a")
+
+
+def test_lag_is_the_age_of_the_oldest_record_that_waits() -> None:
+    lag = ShippingLag()
+    assert lag.age_s((0, 0), 100.0) == 0
+    assert lag.age_s((0, 10), 101.0) == 0
+    assert lag.age_s((0, 20), 105.0) == 4
+    lag.shipped((0, 10))
+    assert lag.age_s((0, 20), 106.0) == 1
+    lag.shipped((1, 0))
+    assert lag.age_s((1, 0), 107.0) == 0
+    assert lag.age_s((1, 5), 108.0) == 0
+
+
+def test_the_exposition_is_prometheus_text() -> None:
+    metrics = Metrics()
+    metrics.calls["complete"] += 2
+    metrics.refused[401] += 1
+    text = exposition(metrics, {"spool_bytes": ("Bytes.", 5_000_000_000)}).decode()
+    assert 'ratchet_gateway_calls_total{outcome="complete"} 2\n' in text
+    assert 'ratchet_gateway_refused_total{status="401"} 1\n' in text
+    assert "ratchet_gateway_spool_bytes 5000000000\n" in text
+    assert all(line.startswith(("#", "ratchet_gateway_")) for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "api.example.com/v1",
+        "ftp://api.example.com/v1",
+        "https:///v1",
+        "https://api.example.com",
+        "https://user:secret@api.example.com/v1",
+        "https://api.example.com/v1?key=secret",
+        "https://api.example.com/v1#x",
+        "https://api.example.com:port/v1",
+        "https://api.exa mple.com/v1",
+        "https://api.example.com/" + "v" * 500,
+    ],
+)
+def test_a_url_that_cannot_be_an_upstream_is_refused(url: str) -> None:
+    with pytest.raises(InvalidUpstream) as raised:
+        checked_base_url(url)
+    assert "secret" not in str(raised.value)
+    assert (
+        checked_base_url(" https://api.example.com:8443/openai/v1/ ")
+        == "https://api.example.com:8443/openai/v1"
+    )
