@@ -210,6 +210,7 @@ class CaptureLoss(models.Model):
     recorded_at = models.DateTimeField()
 
     class Meta:
+        verbose_name_plural = "capture losses"
         constraints = [
             models.UniqueConstraint(name="loss_unique", fields=["process", "boot", "first_sequence"]),
         ]

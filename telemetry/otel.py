@@ -1,5 +1,4 @@
-"""Calls as OpenTelemetry spans and metrics, sent by OTLP/HTTP when an endpoint is set, and not at all
-otherwise.
+"""Calls as OpenTelemetry spans and metrics, sent by OTLP/HTTP when an endpoint is set.
 
 Never content: no prompt, no answer, no credential. Everything is queued and sent by threads of the SDK, which
 drop what they cannot send; a collector that is away or slow costs a call nothing. The names are in one table

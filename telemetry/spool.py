@@ -1,5 +1,4 @@
-"""The spool: a folder of append-only segments in which a gateway keeps its records until they are in the
-database.
+"""The spool: append-only segments in which a gateway keeps its records until they are in the database.
 
 Owns framing, order, rotation, the quota and durability; what records mean is `telemetry.records`, and moving
 them into tables is `telemetry.ingest`. Nothing here removes a segment unless told to.

@@ -21,13 +21,15 @@ class Worked:
     """One finished run, as the agent's owner knows it."""
 
     task_id: str
-    version: str
-    """The version that answered its last call, from `x-ratchet-model-version`."""
+    versions: tuple[str, ...]
+    """The version that answered each call, from `x-ratchet-model-version`."""
     resolved: bool
     risk: float
-    steady: bool
-    """The same version answered every call of the run."""
-    calls: int
+
+    @property
+    def version(self) -> str:
+        """The version that answered its last call."""
+        return self.versions[-1]
 
 
 async def work(
@@ -92,17 +94,7 @@ async def _run(client: AsyncOpenAI, task_id: str, model: str) -> tuple[Worked, s
                 result = rollout.call(call.function.name, call.function.arguments)
                 messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
     outcome = rollout.outcome
-    return (
-        Worked(
-            task_id,
-            versions[-1],
-            outcome.success,
-            outcome.risk,
-            steady=len(set(versions)) == 1,
-            calls=len(versions),
-        ),
-        response_id,
-    )
+    return Worked(task_id, tuple(versions), outcome.success, outcome.risk), response_id
 
 
 async def first_answer(task_id: str, *, base_url: str, api_key: str, model: str) -> str:

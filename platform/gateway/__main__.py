@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import sys
 import django
 import uvloop
 from granian.constants import HTTPModes, Interfaces
+from granian.errors import FatalError
 from granian.log import LogLevels
 from granian.server.embed import Server
 
@@ -71,12 +73,21 @@ async def _serve(host: str, port: int) -> None:
         http=HTTPModes.http1,
         websockets=False,
         backlog=BACKLOG,
-        log_level=LogLevels.warning,
+        log_level=LogLevels.error,
     )
+    stop_asked = asyncio.Event()
+
+    def stop() -> None:
+        stop_asked.set()
+        loop.call_soon(server.stop)
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.stop)
-    await server.serve()
+        loop.add_signal_handler(number, stop)
+    with contextlib.suppress(FatalError):  # its reason has been logged by the application
+        await server.serve()
+    if not stop_asked.is_set():
+        sys.exit("The gateway could not start; its log says why.")
 
 
 if __name__ == "__main__":

@@ -104,7 +104,8 @@ class Gateway:
         try:
             self._open()
         except OSError as error:
-            await send({"type": "lifespan.startup.failed", "message": f"the spool cannot be opened: {error}"})
+            log.error("the spool cannot be opened: %s", error)
+            await send({"type": "lifespan.startup.failed", "message": "the spool cannot be opened"})
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -319,8 +320,8 @@ class Gateway:
         had."""
         aliases = sorted(self._routes(request))
         models = [_model(alias) for alias in aliases]
-        upstream = self._upstream(request)
-        if upstream is not None:
+        upstream = self._keeper.current.upstreams.get(request.caller.project_id)
+        if upstream is not None and upstream.credential is not None:
             listed = await self._upstream_models(request, upstream)
             models += [model for model in listed if model.get("id") not in aliases]
         await request.client.answer(200, orjson.dumps({"object": "list", "data": models}))

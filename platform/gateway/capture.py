@@ -1,5 +1,4 @@
-"""The record of a call: which run it belongs to as far as one gateway can tell, and its two records in the
-spool.
+"""The record of a call: the run it belongs to, as far as one gateway can tell, and its two spool records.
 
 The begin record is written before the upstream hears of the call, the end record before the answer's last
 byte leaves. Nothing here raises into the relay: what cannot be captured is counted, and the customer's call

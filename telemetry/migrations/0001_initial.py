@@ -27,6 +27,7 @@ class Migration(migrations.Migration):
                 ('recorded_at', models.DateTimeField()),
             ],
             options={
+                'verbose_name_plural': 'capture losses',
                 'constraints': [models.UniqueConstraint(fields=('process', 'boot', 'first_sequence'), name='loss_unique')],
             },
         ),

@@ -68,7 +68,7 @@ def test_rolling_back_from_the_deployment(visitor: Visitor, scene: Scene) -> Non
     page.get_by_label("Reason").fill("Complaints about tone since noon.")
     visitor.shoot("deployment-roll-back")
     page.get_by_role("button", name="Roll back").click()
-    expect(page.get_by_text("billing v1 answers billing again")).to_be_visible()
+    expect(page.get_by_text("billing v1 answers all of billing")).to_be_visible()
     visitor.shoot("deployment-rolled-back")
     scene.deployment.refresh_from_db()
     assert scene.deployment.champion == scene.champion.previous

@@ -28,3 +28,6 @@ def test_every_page_opens(visitor: Visitor, scene: Scene) -> None:
     for name in ("proposed", "approved", "canary", "champion", "rejected"):
         visitor.open(f"/promotions/{getattr(scene, name).pk}/")
         visitor.shoot(f"promotion-{name}")
+    visitor.page.emulate_media(color_scheme="dark")
+    visitor.open(f"/promotions/{scene.canary.pk}/")
+    visitor.shoot("promotion-dark")

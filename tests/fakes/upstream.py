@@ -78,7 +78,7 @@ class FakeUpstream:
     async def _answer(self, request: web.Request, body: bytes, behaviour: Behaviour) -> web.StreamResponse:
         status, media_type, pieces = self._content(request, body, behaviour)
         if behaviour.is_gzipped:
-            pieces = [gzip.compress(b"".join(pieces))]
+            pieces = [gzip.compress(b"".join(pieces), mtime=0)]
         if behaviour.split_bytes:
             whole, size = b"".join(pieces), behaviour.split_bytes
             pieces = [whole[start : start + size] for start in range(0, len(whole), size)]

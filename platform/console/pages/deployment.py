@@ -60,7 +60,7 @@ def roll_back(request: HttpRequest, context: Context, deployment_id: UUID) -> Ht
         )
     deployment = _visible(request, deployment_id)
     messages.success(
-        request, f"{deployment.champion} answers {deployment.alias} again, from the next call on."
+        request, f"{deployment.champion} answers all of {deployment.alias} from the next call on."
     )
     return HttpResponseRedirect(deployment_url(deployment.pk))
 
@@ -87,8 +87,9 @@ def _page(
         "title": deployment.alias,
         "deployment": deployment,
         "promotions": rows.order_by("-created_at")[:50],
+        "before": promotions.previous_champion(deployment),
         "return_to": return_to,
-        "why_not": decisions.why_not_roll_back(role=role, has_way_back=bool(return_to)),
+        "why_not": decisions.why_not_roll_back(role=role, has_way_back=bool(return_to or deployment.canary)),
         "canary_share": f"{deployment.canary_share:.0%}",
         "is_moving": deployment.canary_id is not None,
         "error": error,

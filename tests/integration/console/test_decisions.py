@@ -94,6 +94,14 @@ def test_rolling_back_and_forward_by_name(scene: Scene, signed_in: SignIn) -> No
     assert "returns-v2 was never champion here." in answer.content.decode()
 
 
+def test_a_canary_can_be_ended_from_its_deployment(scene: Scene, signed_in: SignIn) -> None:
+    maya, page = signed_in(scene.maya), f"/deployments/{scene.canary.deployment_id}/"
+    assert "end the canary, refunds v1 stays" in maya.get(page).content.decode()
+    assert maya.post(f"{page}roll-back/", {"reason": "Too slow."}).status_code == 302
+    assert state(scene.canary) == "rolled_back"
+    assert "There is no earlier version to go back to." in maya.get(page).content.decode()
+
+
 def test_a_viewer_cannot_roll_back(scene: Scene, signed_in: SignIn) -> None:
     vera = signed_in(scene.vera)
     assert (

@@ -173,9 +173,11 @@ def test_an_sdks_retry_stays_in_the_run(
     gateway: ServedGateway, upstream: FakeUpstream, tenant: Tenant
 ) -> None:
     upstream.behaviour = Behaviour(status=429, body=b"{}", headers=[("retry-after-ms", "1")])
-    with OpenAI(base_url=f"{gateway.origin}/v1", api_key=tenant.key, max_retries=1) as client:
-        with pytest.raises(RateLimitError):
-            client.chat.completions.create(model="gpt-4o", messages=OPENING)
+    with (
+        OpenAI(base_url=f"{gateway.origin}/v1", api_key=tenant.key, max_retries=1) as client,
+        pytest.raises(RateLimitError),
+    ):
+        client.chat.completions.create(model="gpt-4o", messages=OPENING)
     begins = [r for r in gateway.records() if isinstance(r, BeginRecord) and r.api_key_id == tenant.key_id]
     assert [begin.retry_count for begin in begins] == [0, 1]
     assert len({begin.run_hint for begin in begins}) == 1

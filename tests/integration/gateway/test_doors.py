@@ -47,9 +47,11 @@ def test_only_a_live_key_gets_in(gateway: ServedGateway, upstream: FakeUpstream,
 
 
 def test_the_sdk_raises_its_own_errors(gateway: ServedGateway, tenant: Tenant) -> None:
-    with OpenAI(base_url=f"{gateway.origin}/v1", api_key="sk-wrong", max_retries=0) as stranger:
-        with pytest.raises(AuthenticationError, match="not a Ratchet key"):
-            stranger.chat.completions.create(model="gpt-4o", messages=OPENING)
+    with (
+        OpenAI(base_url=f"{gateway.origin}/v1", api_key="sk-wrong", max_retries=0) as stranger,
+        pytest.raises(AuthenticationError, match="not a Ratchet key"),
+    ):
+        stranger.chat.completions.create(model="gpt-4o", messages=OPENING)
 
 
 @pytest.mark.parametrize(

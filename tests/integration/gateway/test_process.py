@@ -157,6 +157,15 @@ def test_an_occupied_port_is_one_sentence() -> None:
     assert second.stderr.count("\n") == 1
 
 
+def test_a_spool_that_cannot_be_opened_ends_the_process_with_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "spool").write_text("in the way")
+    command = [sys.executable, "-m", "gateway", "--port", str(free_port())]
+    environment = {**os.environ, "RATCHET_HOME": str(tmp_path)}
+    failed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=30)
+    assert failed.returncode == 1
+    assert "the spool cannot be opened" in failed.stderr
+
+
 def test_kill_9_loses_nothing_that_was_answered(
     project: Project, upstream: FakeUpstream, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -146,22 +147,21 @@ def test_an_answer_that_breaks_off_breaks_off_for_the_client(
     gateway: ServedGateway, upstream: FakeUpstream, tenant: Tenant, behaviour: Behaviour
 ) -> None:
     upstream.behaviour = behaviour
-    received = b""
-    with (
-        pytest.raises(httpx.RemoteProtocolError),
-        httpx.stream(
-            "POST",
-            f"{gateway.origin}/v1/chat/completions",
-            headers={"authorization": f"Bearer {tenant.key}"},
-            json={"model": "m", "messages": [], "stream": True},
-        ) as answer,
-    ):
-        for piece in answer.iter_raw():
-            received += piece
+    pieces: list[bytes] = []
+    with httpx.stream(
+        "POST",
+        f"{gateway.origin}/v1/chat/completions",
+        headers={"authorization": f"Bearer {tenant.key}"},
+        json={"model": "m", "messages": [], "stream": True},
+    ) as answer:
+        with pytest.raises(httpx.RemoteProtocolError):
+            pieces.extend(answer.iter_raw())
+        call_id = answer.headers["x-ratchet-call-id"]
+    received = b"".join(pieces)
     assert behaviour.body is not None
     assert behaviour.body.startswith(received)
     assert len(received) in {behaviour.cut_after_bytes, behaviour.split_bytes}
-    _, end = gateway.call(answer.headers["x-ratchet-call-id"])
+    _, end = gateway.call(call_id)
     assert end.outcome == "upstream_cut"
     assert end.response == received
 
@@ -169,7 +169,7 @@ def test_an_answer_that_breaks_off_breaks_off_for_the_client(
 def test_a_client_that_goes_away_takes_the_upstream_call_with_it(
     gateway: ServedGateway, upstream: FakeUpstream, tenant: Tenant
 ) -> None:
-    upstream.behaviour = Behaviour(pause_s=0.1)
+    upstream.behaviour = Behaviour(pause_s=0.3)
     with httpx.stream(
         "POST",
         f"{gateway.origin}/v1/chat/completions",
@@ -186,9 +186,11 @@ def test_a_client_that_gives_up_before_the_answer_begins_is_noticed_too(
     gateway: ServedGateway, upstream: FakeUpstream, tenant: Tenant
 ) -> None:
     upstream.behaviour = Behaviour(delay_s=0.5)
-    with OpenAI(base_url=f"{gateway.origin}/v1", api_key=tenant.key, max_retries=0, timeout=0.2) as hasty:
-        with pytest.raises(APITimeoutError):
-            hasty.chat.completions.create(model="gpt-4o", messages=OPENING)
+    with (
+        OpenAI(base_url=f"{gateway.origin}/v1", api_key=tenant.key, max_retries=0, timeout=0.2) as hasty,
+        pytest.raises(APITimeoutError),
+    ):
+        hasty.chat.completions.create(model="gpt-4o", messages=OPENING)
     wait_until(lambda: upstream.gone == 1)
     wait_until(lambda: any(getattr(record, "outcome", "") == "client_gone" for record in gateway.records()))
 
@@ -244,7 +246,7 @@ def test_what_is_not_interpreted_passes_through(
 
 
 def test_an_upload_is_streamed(gateway: ServedGateway, upstream: FakeUpstream, tenant: Tenant) -> None:
-    def slowly():  # type: ignore[no-untyped-def]
+    def slowly() -> Iterator[bytes]:
         for _ in range(20):
             yield b"x" * 100_000
 
@@ -272,14 +274,16 @@ def test_a_redirect_and_an_empty_answer_pass(
 def test_an_upstream_that_is_away_is_a_502_that_says_which(gateway: ServedGateway) -> None:
     port = free_port()
     tenant = gateway.add_tenant(upstream=f"http://127.0.0.1:{port}/v1", credential=CREDENTIAL)
-    with OpenAI(base_url=f"{gateway.origin}/v1", api_key=tenant.key, max_retries=0) as client:
-        with pytest.raises(APIStatusError) as raised:
-            client.chat.completions.create(model="gpt-4o", messages=OPENING)
+    with (
+        OpenAI(base_url=f"{gateway.origin}/v1", api_key=tenant.key, max_retries=0) as client,
+        pytest.raises(APIStatusError) as raised,
+    ):
+        client.chat.completions.create(model="gpt-4o", messages=OPENING)
     assert raised.value.status_code == 502
     assert raised.value.code == "upstream_unreachable"
     assert f"http://127.0.0.1:{port}" in raised.value.message
     assert CREDENTIAL not in raised.value.message
-    begin, end = gateway.call(raised.value.response.headers["x-ratchet-call-id"])
+    _, end = gateway.call(raised.value.response.headers["x-ratchet-call-id"])
     assert (end.outcome, end.status_code, end.response) == ("unreachable", 502, raised.value.response.content)
 
 

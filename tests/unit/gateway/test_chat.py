@@ -49,15 +49,21 @@ def piece(delta: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"id": "chatcmpl-1", "choices": [{"index": 0, "delta": delta, **more}]}
 
 
+def tool_piece(*calls: dict[str, Any]) -> dict[str, Any]:
+    return piece({"tool_calls": list(calls)})
+
+
 def test_parallel_tool_calls_are_put_together_by_index() -> None:
     body = stream(
         piece({"role": "assistant", "content": None}),
-        piece({"tool_calls": [{"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}]}),
-        piece({"tool_calls": [{"index": 1, "id": "b", "type": "function", "function": {"name": "g", "arguments": "{"}}]}),
-        piece({"tool_calls": [{"index": 0, "function": {"arguments": '{"x":'}}, {"index": 1, "function": {"arguments": "}"}}]}),
-        piece({"tool_calls": [{"index": 0, "function": {"arguments": "1}"}}]}),
+        tool_piece({"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}),
+        tool_piece({"index": 1, "id": "b", "type": "function", "function": {"name": "g", "arguments": "{"}}),
+        tool_piece(
+            {"index": 0, "function": {"arguments": '{"x":'}}, {"index": 1, "function": {"arguments": "}"}}
+        ),
+        tool_piece({"index": 0, "function": {"arguments": "1}"}}),
         piece({}, finish_reason="tool_calls"),
-    )  # fmt: skip
+    )
     answer = parse_answer(body, is_stream=True)
     assert answer.message == {
         "role": "assistant",
