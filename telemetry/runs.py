@@ -118,6 +118,12 @@ class _Known:
     steps: list[Step] = field(default_factory=list)
     placed: list[Call] = field(default_factory=list)
 
+    def add_run(self, run: Run) -> None:
+        self.runs[run.id] = run
+        # A caller may send back, as the run's name, the id that an answer told it.
+        for name in {run.name, str(run.id)} - {""}:
+            self.named[run.api_key_id, name] = run
+
     def add_answer(self, key_id: UUID, echo: bytes, ended_at: datetime, earlier: Earlier) -> None:
         insort(self.answers.setdefault((key_id, echo), []), (ended_at, earlier), key=itemgetter(0))
 
@@ -135,6 +141,9 @@ def _stitch(calls: Sequence[Call], now: datetime) -> int:
         return 0
     known = _load(calls)
     for call in calls:
+        if not call.dialect and call.method != "POST" and not call.run_name:
+            known.placed.append(call)  # housekeeping such as GET /v1/files: nobody's turn, no step, no run
+            continue
         link = _link(call, known, now)
         if link is not None:
             _place(call, link, known)
@@ -183,10 +192,9 @@ def _load(calls: Sequence[Call]) -> _Known:
     names = {call.run_name for call in calls if call.run_name}
     linked = {answer.run_id for equals in known.answers.values() for _, answer in equals}
     linked |= {attempts.run_id for steps in known.attempts.values() for attempts in steps.values()}
-    for run in Run.objects.filter(Q(id__in=linked) | Q(api_key_id__in=keys, name__in=names)):
-        known.runs[run.id] = run
-        if run.name:
-            known.named[run.api_key_id, run.name] = run
+    called = Q(name__in=names) | Q(id__in=[UUID(name) for name in names if _is_run_id(name)])
+    for run in Run.objects.filter(Q(id__in=linked) | Q(called, api_key_id__in=keys)):
+        known.add_run(run)
     told = {call.run_hint for call in calls if call.run_hint}
     known.taken.update(Run.objects.filter(id__in=told).values_list("id", flat=True))
     return known
@@ -276,6 +284,13 @@ def _place(call: Call, link: Link, known: _Known) -> None:
         )
 
 
+def _is_run_id(name: str) -> bool:
+    try:
+        return str(UUID(name)) == name
+    except ValueError:
+        return False
+
+
 def _open_run(call: Call, known: _Known) -> Run:
     told_is_free = call.run_hint is not None and call.run_hint not in known.taken
     run = Run(
@@ -287,9 +302,7 @@ def _open_run(call: Call, known: _Known) -> Run:
         latest_call_at=call.started_at,
     )
     known.taken.add(run.id)
-    known.runs[run.id] = run
-    if run.name:
-        known.named[run.api_key_id, run.name] = run
+    known.add_run(run)
     return run
 
 

@@ -17,6 +17,9 @@ from release import promotion, registry, serving
 
 BY = Actor.service("first-start")
 ALIAS = "support-desk"
+EXAMPLE = (
+    f'{{"model": "{ALIAS}", "messages": [{{"role": "user", "content": "Order 4817: my lamp is broken."}}]}}'
+)
 
 
 def first_steps(env: Environment, *, now: datetime) -> list[str]:
@@ -31,7 +34,7 @@ def first_steps(env: Environment, *, now: datetime) -> list[str]:
         lines += [
             f"  curl {env.gateway_url}/v1/chat/completions -H 'Authorization: Bearer {key}' \\",
             "    -H 'Content-Type: application/json' \\",
-            f"""    -d '{{"model": "{ALIAS}", "messages": [{{"role": "user", "content": "Order 4817: my lamp is broken."}}]}}'""",
+            f"    -d '{EXAMPLE}'",
         ]
     without = Project.objects.exclude(id__in=Upstream.objects.values("project"))
     if not Upstream.objects.exists() and without.exists():

@@ -40,7 +40,8 @@ LANGUAGE_CODE = "en-us"
 
 INSTALLED_APPS = [
     "unfold",
-    "django.contrib.admin",
+    # Without autodiscovery: only the console's own process imports its pages, through config.urls.
+    "django.contrib.admin.apps.SimpleAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

@@ -105,8 +105,8 @@ async def first_answer(task_id: str, *, base_url: str, api_key: str, model: str)
     async with AsyncOpenAI(base_url=base_url, api_key=api_key) as client:
         raw = await client.chat.completions.with_raw_response.create(
             model=model,
-            messages=messages,  
-            tools=tools,  
+            messages=messages,
+            tools=tools,
             max_tokens=64,
         )
     return str(raw.headers["x-ratchet-model-version"])

@@ -397,8 +397,8 @@ def _finish(story: Story) -> None:
                       f"approved by {r['promotion']['approved_by']}"),
         ("Live after", f"{r['live_after']['success']:.1%} of {r['live_after']['runs']} runs resolved"),
         ("Rollback", f"{r['rollback_seconds']} s"),
-        ("Ledger", f"{r['audit']['events']} events, {'verified' if r['audit']['verified'] else 'NOT VERIFIED'}, tampering "
-                   f"{'caught' if r['audit']['tamper_detected'] else 'MISSED'}"),
+        ("Ledger", f"{r['audit']['events']} events, {'verified' if r['audit']['verified'] else 'NOT VERIFIED'}, "
+                   f"tampering {'caught' if r['audit']['tamper_detected'] else 'MISSED'}"),
         ("Lost calls", str(r["lost_calls"])),
         ("Time", f"{r['seconds']} s"),
     ]:  # fmt: skip

@@ -77,11 +77,9 @@ async def _serve(engine: Engine, base: Path, name: str, options: argparse.Namesp
         make_app(server), access_log=None, handler_cancellation=True, shutdown_timeout=GRACE_S
     )
     await runner.setup()
-    site: web.BaseSite
-    if options.uds:
-        site = web.UnixSite(runner, options.uds)
-    else:
-        site = web.TCPSite(runner, options.host, options.port)
+    site: web.BaseSite = (
+        web.UnixSite(runner, options.uds) if options.uds else web.TCPSite(runner, options.host, options.port)
+    )
     await site.start()
     address = options.uds or "http://{}:{}".format(*runner.addresses[0][:2])
     print(f"policy server ready: {name} on {address}", flush=True)

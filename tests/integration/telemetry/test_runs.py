@@ -197,3 +197,29 @@ def test_projects_with_something_to_do_are_due(make_call, tenant, stranger, now)
     assert runs.due_projects(now=now) == [tenant.project.id]
     place(tenant, now + LATER)
     assert runs.due_projects(now=now) == []
+
+
+def test_a_told_id_may_be_sent_back_as_the_name(make_call, tenant, stranger, now):
+    first = make_call([HELLO], HI, at=0)
+    runs.stitch_pending(project_id=tenant.project.id, now=now + LATER)
+    told = str(run_of(first).id)
+    second = make_call([ASK], DONE, at=5, run_name=told)
+    elsewhere = make_call([ASK], DONE, at=5, run_name=told, tenant=stranger)
+
+    runs.stitch_pending(project_id=tenant.project.id, now=now + LATER)
+    runs.stitch_pending(project_id=stranger.project.id, now=now + LATER)
+
+    assert run_of(second) == run_of(first)
+    assert run_of(elsewhere) != run_of(first)
+
+
+def test_housekeeping_is_nobodys_turn(make_call, tenant, now):
+    listing = make_call(at=0, dialect="", method="GET", path="/v1/files")
+    turn = make_call(at=1, dialect="", method="POST", path="/v1/responses")
+
+    runs.stitch_pending(project_id=tenant.project.id, now=now + LATER)
+
+    listing.refresh_from_db()
+    assert listing.step is None
+    assert listing.stitched_at is not None
+    assert run_of(turn).call_count == 1
