@@ -92,7 +92,7 @@ def test_no_pickle_and_no_foreign_host(path: Path) -> None:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
     ]
     hosts = {host for text in texts for host in re.findall(r"https?://([a-z0-9.-]+\.[a-z]{2,})", text)}
-    assert hosts <= {"example.com", "api.openai.com"}
+    assert hosts <= {"example.com", "opentelemetry.io"}  # the second names a schema, nothing is fetched
     imported = {
         name.split(".")[0]
         for node in ast.walk(tree)
