@@ -70,7 +70,7 @@ browser:
 bench: bench-learning ## every benchmark; tables go to docs/benchmarks.md
 
 bench-learning: $(READY) ## does learning work? 3 seeds, 300 held-out tasks, and a shuffled-reward control
-	$(BIN)/python tests/benchmarks/learning.py
+	$(BIN)/python tests/benchmarks/bench_learning.py
 
 clean: ## stop the embedded servers and delete all state of this folder's home
 	@test ! -x $(BIN)/python || $(BIN)/python manage.py stop_servers

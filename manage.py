@@ -5,6 +5,7 @@ import os
 import sys
 
 from django.core.management import execute_from_command_line
+from django.db import OperationalError
 
 from config import environment
 
@@ -14,4 +15,10 @@ if __name__ == "__main__":
         environment.read()
     except ValueError as error:
         sys.exit(f"ratchet: {error}")
-    execute_from_command_line(sys.argv)
+    try:
+        execute_from_command_line(sys.argv)
+    except OperationalError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        sys.exit(
+            f"ratchet: PostgreSQL does not answer ({reason}): start Ratchet with `make run`, or set DATABASE_URL"
+        )

@@ -1,4 +1,4 @@
-"""Reading the ledger: pages of events, the history of one object, the head of a log, as frozen rows.
+"""Reading the ledger: pages of events, the history of one object, the heads of logs, as frozen rows.
 
 Does not check anything: `audit.verify` does."""
 
@@ -9,10 +9,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.db.models import OuterRef, QuerySet, Subquery
+from django.db.models import Count, OuterRef, QuerySet, Subquery
 
 from audit.actions import Action, Actor, ObjectRef, Related
-from audit.models import Event, Leaf, LedgerCheckpoint, Pending
+from audit.models import Event, Head, Leaf, LedgerCheckpoint, Pending
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +86,21 @@ def events_of_many(objects: Sequence[tuple[str, UUID | str]]) -> dict[tuple[str,
     return histories
 
 
-def head(*, organization_id: UUID) -> HeadRow:
-    """The latest checkpoint of an organization's log, and how many events wait for the next, in two
+def heads(organization_ids: Sequence[UUID]) -> dict[UUID, HeadRow]:
+    """Of each organization's log the latest checkpoint, and how many events wait for the next, in two
     queries."""
-    unsealed = Pending.objects.filter(organization_id=organization_id).count()
-    latest = LedgerCheckpoint.objects.filter(organization_id=organization_id).order_by("-size").first()
+    waiting = Pending.objects.filter(organization_id__in=organization_ids).values_list("organization_id")
+    unsealed: dict[UUID, int] = dict(waiting.annotate(Count("pk")).order_by())
+    # One look into the index for each log: checkpoints are many, heads are few.
+    own = LedgerCheckpoint.objects.filter(organization_id=OuterRef("organization_id")).order_by("-size")
+    latest = Head.objects.filter(organization_id__in=organization_ids).values_list(
+        Subquery(own.values("pk")[:1])
+    )
+    points = {row.organization_id: row for row in LedgerCheckpoint.objects.filter(pk__in=latest)}
+    return {id: _head(points.get(id), unsealed.get(id, 0)) for id in organization_ids}
+
+
+def _head(latest: LedgerCheckpoint | None, unsealed: int) -> HeadRow:
     if latest is None:
         return HeadRow(0, "", "", None, unsealed)
     return HeadRow(latest.size, bytes(latest.root).hex(), latest.note, latest.created_at, unsealed)

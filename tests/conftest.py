@@ -15,8 +15,7 @@ def servers() -> Iterator[None]:
     """PostgreSQL and Redis of this home, started when they do not run and left as they were found."""
     started = embedded.start(settings.ENVIRONMENT)
     yield
-    if started:
-        embedded.stop(settings.ENVIRONMENT)
+    embedded.stop(settings.ENVIRONMENT, servers=started)
 
 
 @pytest.fixture(scope="session")

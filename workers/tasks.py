@@ -12,7 +12,7 @@ from kernel import clock
 from kernel.queueing import app
 from learning import episodes, training
 from learning.evaluation import jobs as evaluations
-from release import promotion, registry
+from release import promotion, registry, rollout
 from release import sweep as release_sweep
 from telemetry import runs, signals
 
@@ -65,7 +65,7 @@ def evaluate(*, evaluation_id: str, **_: object) -> None:
 
 @app.task(name=registry.REGISTER.name)
 def register(*, job_id: str, **_: object) -> None:
-    registry.register_from_job(job_id=UUID(job_id), now=clock.now())
+    registry.register_or_refuse(job_id=UUID(job_id), now=clock.now())
 
 
 @app.task(name="release.offer")
@@ -75,7 +75,7 @@ def offer(*, evaluation_id: str, **_: object) -> None:
 
 @app.task(name=promotion.START_CANARY.name)
 def start_canary(*, promotion_id: str, **_: object) -> None:
-    promotion.start_canary(promotion_id=UUID(promotion_id), now=clock.now())
+    rollout.start_canary(promotion_id=UUID(promotion_id), now=clock.now())
 
 
 @app.task(name="release.sweep")

@@ -13,7 +13,7 @@ from audit.actions import Actor
 from config.environment import Environment
 from gateway.models import Upstream
 from learning.artifacts import directory_digest
-from release import promotion, registry, serving
+from release import registry, rollout, serving
 
 BY = Actor.service("first-start")
 ALIAS = "support-desk"
@@ -59,6 +59,6 @@ def _set_up(env: Environment, *, now: datetime) -> tuple[str, str]:
     version = registry.register_base(
         project=project, line=ALIAS, base_model=base, base_sha256=digest, actor=BY, now=now
     )
-    promotion.create_deployment(project=project, alias=ALIAS, champion=version, actor=BY, now=now)
+    rollout.create_deployment(project=project, alias=ALIAS, champion=version, actor=BY, now=now)
     serving.register_node(base_url=env.policy_url, base_model=base, base_sha256=digest)
     return password, key

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +22,7 @@ import redis
 
 from config.environment import Environment
 
+SERVERS = ("postgres", "redis")
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
 
@@ -53,14 +54,14 @@ def start(environment: Environment) -> list[str]:
     return started
 
 
-def stop(environment: Environment) -> None:
-    """Stop the embedded servers of this home, if they run; data stays."""
+def stop(environment: Environment, *, servers: Sequence[str] = SERVERS) -> None:
+    """Stop these embedded servers of this home, if they run; data stays."""
     with _lock(environment.home):
         pid = _postgres_pid(environment)
-        if pid:
+        if pid and "postgres" in servers:
             os.kill(pid, signal.SIGINT)  # fast shutdown: rolls back, disconnects, writes a checkpoint
             _wait_until_gone(pid, "PostgreSQL")
-        if environment.embedded_redis and _redis_answers(environment):
+        if "redis" in servers and environment.embedded_redis and _redis_answers(environment):
             client = _redis(environment)
             pid = int(client.info("server")["process_id"])
             client.shutdown(nosave=True)  # nothing in Redis has to survive

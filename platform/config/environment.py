@@ -3,12 +3,15 @@
 Does not start anything; `config.embedded` starts servers, `config.settings` hands values to Django."""
 
 import hashlib
+import math
 import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
+
+from telemetry import spool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,8 @@ class Environment:
     """Folder of the base model that the embedded policy server serves."""
     first_byte_timeout_s: float
     idle_timeout_s: float
+    spool_max_bytes: int
+    """Quota of one gateway process's spool; what comes beyond it is lost, and counted."""
 
     @property
     def sockets(self) -> Path:
@@ -86,16 +91,27 @@ def read(variables: Mapping[str, str] = os.environ) -> Environment:
         ).absolute(),
         first_byte_timeout_s=_seconds(variables, "RATCHET_FIRST_BYTE_TIMEOUT_S", 600.0),
         idle_timeout_s=_seconds(variables, "RATCHET_IDLE_TIMEOUT_S", 300.0),
+        spool_max_bytes=_bytes(variables, "RATCHET_SPOOL_MAX_BYTES", spool.MAX_BYTES),
     )
 
 
 def _port(variables: Mapping[str, str], name: str, default: int) -> int:
+    return _whole_number(variables, name, default, at_most=65535, kind="a port number from 1 to 65535")
+
+
+def _bytes(variables: Mapping[str, str], name: str, default: int) -> int:
+    return _whole_number(variables, name, default, at_most=2**63 - 1, kind="a positive whole number of bytes")
+
+
+def _whole_number(variables: Mapping[str, str], name: str, default: int, *, at_most: int, kind: str) -> int:
     text = variables.get(name, "")
     if not text:
         return default
-    if not text.isdigit() or not 0 < int(text) < 65536:
-        raise ValueError(f"{name} must be a port number from 1 to 65535, not {text!r}")
-    return int(text)
+    # Plain digits only, and few of them: int() takes other scripts' digits and refuses very long texts.
+    value = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
+    if not 0 < value <= at_most:
+        raise ValueError(f"{name} must be {kind}, not {text!r}")
+    return value
 
 
 def _seconds(variables: Mapping[str, str], name: str, default: float) -> float:
@@ -106,6 +122,6 @@ def _seconds(variables: Mapping[str, str], name: str, default: float) -> float:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not value > 0:
+    if not 0 < value < math.inf:
         raise ValueError(f"{name} must be a positive number of seconds, not {text!r}")
     return value

@@ -6,16 +6,18 @@ is taken, a home that is in use or a server that does not answer is one sentence
 
 import fcntl
 import os
+import shlex
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import httpx
+import psutil
 import psycopg
 from django.core.management import call_command
 from django.db import connection
@@ -36,7 +38,7 @@ class Program:
     """One supervised process."""
 
     name: str
-    command: str
+    arguments: Sequence[str]
     start_order: int
     """Lower starts first and stops last."""
 
@@ -44,29 +46,32 @@ class Program:
 def programs(env: Environment) -> list[Program]:
     """Every process of the product, on this machine."""
     python = sys.executable
-    manage = f"{python} {_repository() / 'manage.py'}"
-    # No gossip, no mingle, no heartbeat: workers do not talk to each other, rows coordinate them.
-    celery = f"{python} -m celery --quiet -A workers.app"
-    quiet = "--without-gossip --without-mingle --without-heartbeat --loglevel WARNING"
+
+    def listen(port: int) -> list[str]:
+        return ["--host", "127.0.0.1", "--port", str(port)]
+
+    def celery(*arguments: str) -> list[str]:
+        return [python, "-m", "celery", "--quiet", "-A", "workers.app", *arguments, "--loglevel", "WARNING"]
+
+    def worker(queue: str) -> list[str]:
+        # No gossip, no mingle, no heartbeat: workers do not talk to each other, rows coordinate them.
+        alone = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+        return celery("worker", "-n", f"{queue}@%h", "-Q", queue, "-c", "1", *alone)
+
+    policy = [python, "-m", "workers.policy_server", "--base", str(env.base_model)]
+    policy += ["--served-model-name", env.base_model.name, *listen(env.policy_port)]
+    console = [python, "-m", "granian", "--interface", "wsgi", *listen(env.console_port)]
+    console += ["--workers", "1", "--blocking-threads", "4", "--log-level", "warning"]
+    console += ["config.wsgi:application"]
     return [
-        Program(
-            "policy",
-            f"{python} -m workers.policy_server --base {env.base_model}"
-            f" --served-model-name {env.base_model.name} --host 127.0.0.1 --port {env.policy_port}",
-            10,
-        ),
-        Program("gateway", f"{python} -m gateway --host 127.0.0.1 --port {env.gateway_port}", 20),
-        Program("ingest", f"{manage} ingest", 20),
-        Program(
-            "console",
-            f"{python} -m granian --interface wsgi --host 127.0.0.1 --port {env.console_port}"
-            " --workers 1 --blocking-threads 4 --log-level warning config.wsgi:application",
-            20,
-        ),
-        Program("worker", f"{celery} worker -n default@%%h -Q default -c 1 {quiet}", 30),
-        Program("trainer", f"{celery} worker -n gpu@%%h -Q gpu -c 1 {quiet}", 30),
+        Program("policy", policy, 10),
+        Program("gateway", [python, "-m", "gateway", *listen(env.gateway_port)], 20),
+        Program("ingest", [python, str(_repository() / "manage.py"), "ingest"], 20),
+        Program("console", console, 20),
+        Program("worker", worker("default"), 30),
+        Program("trainer", worker("gpu"), 30),
         # The stock scheduler keeps its times in memory: nothing pickled, and a missed beat is made up by the next.
-        Program("beat", f"{celery} beat -S celery.beat:Scheduler --loglevel WARNING", 40),
+        Program("beat", celery("beat", "-S", "celery.beat:Scheduler"), 40),
     ]
 
 
@@ -76,7 +81,7 @@ class Product:
     def __init__(self, env: Environment) -> None:
         self.env = env
         self._lock: IO[str] | None = None
-        self._embedded_started = False
+        self._embedded_started: list[str] = []
         self._supervisor: subprocess.Popen[bytes] | None = None
 
     def start(self, say: Callable[[str], None] = print) -> None:
@@ -84,14 +89,18 @@ class Product:
 
         Raises CannotRun, or EmbeddedServerError from the embedded servers."""
         self._take_home()
+        leftovers = _stop_leftovers(self.env)
+        if leftovers:
+            say("Stopped what an earlier start had left behind")
         for name, port in [
             ("RATCHET_GATEWAY_PORT", self.env.gateway_port),
             ("RATCHET_CONSOLE_PORT", self.env.console_port),
             ("RATCHET_POLICY_PORT", self.env.policy_port),
         ]:
             _require_free(name, port)
-        self._embedded_started = bool(embedded.start(self.env))
-        if self._embedded_started:
+        started = embedded.start(self.env)
+        self._embedded_started = list(embedded.SERVERS) if leftovers else started
+        if started:
             say(f"PostgreSQL and Redis: embedded, data in {self.env.home}")
         _require_database(self.env)
         say("Database schema: up to date" if not _migrate() else "Database schema: migrated")
@@ -124,9 +133,8 @@ class Product:
                 self._supervisor.terminate()
             self._supervisor.wait()
             self._supervisor = None
-        if self._embedded_started:
-            embedded.stop(self.env)
-            self._embedded_started = False
+        embedded.stop(self.env, servers=self._embedded_started)
+        self._embedded_started = []
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -149,22 +157,22 @@ class Product:
 
     def _start_supervisor(self) -> None:
         self.logs.mkdir(exist_ok=True)
-        config = self.env.home / "supervisord.conf"
+        config = _configuration(self.env)
         lines = [
             "[supervisord]",
             "nodaemon=true",
-            f"logfile={self.logs / 'supervisord.log'}",
-            f"pidfile={self.env.home / 'supervisord.pid'}",
-            f"childlogdir={self.logs}",
+            f"logfile={_quoted(self.logs / 'supervisord.log')}",
+            f"pidfile={_quoted(self.env.home / 'supervisord.pid')}",
+            f"childlogdir={_quoted(self.logs)}",
             "loglevel=warn",
             *(["user=root"] if os.getuid() == 0 else []),
         ]
         for program in programs(self.env):
             lines += [
                 f"[program:{program.name}]",
-                f"command={program.command}",
+                f"command={_quoted(shlex.join(program.arguments))}",
                 f"priority={program.start_order}",
-                f"directory={_repository()}",
+                f"directory={_quoted(_repository())}",
                 "autorestart=true",
                 "startsecs=2",
                 "startretries=1000000",  # never give up: what it waits for (a database, a port) may come back
@@ -172,7 +180,7 @@ class Product:
                 "stopasgroup=true",
                 "killasgroup=true",
                 "redirect_stderr=true",
-                f"stdout_logfile={self.logs / program.name}.log",
+                f"stdout_logfile={_quoted(self.logs / program.name)}.log",
                 "stdout_logfile_maxbytes=10MB",
                 "stdout_logfile_backups=2",
             ]
@@ -190,6 +198,28 @@ class Product:
                 "OMP_WAIT_POLICY": "PASSIVE",
             },
         )
+
+
+def _configuration(env: Environment) -> Path:
+    return env.home / "supervisord.conf"
+
+
+def _quoted(value: object) -> str:
+    """A value of supervisord's configuration, where % begins an expansion."""
+    return str(value).replace("%", "%%")
+
+
+def _stop_leftovers(env: Environment) -> bool:
+    """Stop the process manager of a start that was killed, and with it its processes; True if there was one."""
+    try:
+        process = psutil.Process(int((env.home / "supervisord.pid").read_text()))
+        if str(_configuration(env)) not in process.cmdline():
+            return False  # the number has gone to another process since
+        process.terminate()
+        process.wait(timeout=60)
+    except (OSError, ValueError, psutil.NoSuchProcess):
+        return False
+    return True
 
 
 def _repository() -> Path:

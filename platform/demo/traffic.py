@@ -6,6 +6,7 @@ answered. Does not know Ratchet's tables; what it learnt from the answers (`resp
 stitching is held against."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,17 +97,18 @@ def strays(
     `stitched` maps response ids to Ratchet's run ids. Each stitched run belongs to the recorded run that most of its
     calls come from; its other calls are strays, unless that recorded run holds a call with the very same history."""
     members: dict[str, list[str]] = {}
-    for response_id in run_of_response:
-        members.setdefault(stitched.get(response_id, f"missing {response_id}"), []).append(response_id)
     histories: dict[str, set[str]] = {}
     for response_id, run in run_of_response.items():
+        members.setdefault(stitched.get(response_id, f"missing {response_id}"), []).append(response_id)
         histories.setdefault(run, set()).add(history_of_response[response_id])
+    common = Counter(history for of_run in histories.values() for history in of_run)
     count = 0
     owners: set[str] = set()
     # Largest first: a recorded run that was torn in two is owned by its larger part, and the smaller part is astray.
     for responses in sorted(members.values(), key=len, reverse=True):
-        origins = [run_of_response[response_id] for response_id in responses]
-        owner = max(sorted(set(origins)), key=origins.count)
+        telling = [r for r in responses if common[history_of_response[r]] == 1] or responses
+        origins = Counter(run_of_response[response_id] for response_id in telling)
+        owner = max(sorted(origins), key=origins.__getitem__)
         torn = owner in owners
         owners.add(owner)
         count += sum(torn or history_of_response[r] not in histories[owner] for r in responses)

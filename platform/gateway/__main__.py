@@ -58,7 +58,7 @@ async def _serve(host: str, port: int) -> None:
     environment = settings.ENVIRONMENT
     gateway = Gateway(
         source=DatabaseSource(),
-        open_spool=lambda: Spool(environment.spool),
+        open_spool=lambda: Spool(environment.spool, max_bytes=environment.spool_max_bytes),
         limits=Limits(
             first_byte_timeout_s=environment.first_byte_timeout_s, idle_timeout_s=environment.idle_timeout_s
         ),
@@ -73,7 +73,7 @@ async def _serve(host: str, port: int) -> None:
         http=HTTPModes.http1,
         websockets=False,
         backlog=BACKLOG,
-        log_level=LogLevels.error,
+        log_level=LogLevels.error,  # one below, it warns at each start that embedding is experimental
     )
     stop_asked = asyncio.Event()
 

@@ -4,14 +4,17 @@ alone.
 One function per convention; each looks at the request and answers with the name or with an empty text. The
 run that a name stands for is the same for every gateway and after every restart."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from urllib.parse import unquote
 from uuid import UUID, uuid5
 
 from gateway.errors import bad_request
 from gateway.headers import Header, first
 
 MAX_CHARACTERS = 200
+_NAMED_PATH = re.compile(r"/r/([^/]+)(/v1(?:/.*)?)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,12 @@ class Naming:
     """`<run-id>` of a base URL ending in `/r/<run-id>/v1`."""
     metadata_run_id: str
     """`metadata.run_id` of the body."""
+
+
+def split_path(path: str) -> tuple[str, str]:
+    """The path without its `/r/<run-id>`, and the name that stood there or an empty text."""
+    named = _NAMED_PATH.fullmatch(path)
+    return (named[2], unquote(named[1])) if named else (path, "")
 
 
 def _header(naming: Naming) -> str:

@@ -15,6 +15,7 @@ import psycopg
 from cryptography.fernet import Fernet, InvalidToken
 from django.conf import settings
 from django.db import DatabaseError, connection
+from yarl import URL
 
 from accounts.selectors import live_keys
 from gateway.models import Upstream
@@ -44,6 +45,11 @@ class UpstreamTarget:
     base_url: str
     credential: str | None
     """None when the stored one cannot be decrypted with this installation's keyring."""
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port: what messages may name."""
+        return str(URL(self.base_url).origin())
 
     def __repr__(self) -> str:
         return f"UpstreamTarget({self.base_url!r})"  # never print the credential by accident

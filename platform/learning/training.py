@@ -32,6 +32,11 @@ TRAIN = TaskRef("learning.train", queue="gpu")
 REGISTER = TaskRef("release.register")
 """Argument `job_id`: sent when a job has succeeded."""
 
+TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
+    **leases.TRANSITIONS,
+    JobState.SUCCEEDED: frozenset({JobState.FAILED}),  # only by `refuse_artifact`
+}
+
 MIN_TASKS = 20
 """Fewer different tasks than this teach a policy the tasks, not the work."""
 SPLIT = "train"
@@ -142,6 +147,23 @@ def cancel(*, job: TrainingJob, actor: Actor, reason: str, now: datetime) -> Non
     StateChanged."""
     states.move(job, JobState.CANCELLED, table=leases.TRANSITIONS, now=now, finished_at=now, error=reason)
     _record(Action.TRAINING_FAILED, job, actor=actor, now=now, data={"cancelled": True}, reason=reason)
+
+
+@transaction.atomic
+def refuse_artifact(*, job_id: UUID, reason: str, now: datetime) -> None:
+    """Fail a job that had succeeded, because what it made cannot be registered; `reason` is its error then.
+
+    Raises IllegalTransition for a job that did not succeed, StateChanged when another process was faster."""
+    job = TrainingJob.objects.get(pk=job_id)
+    states.move(job, JobState.FAILED, table=TRANSITIONS, now=now, error=reason)
+    _record(
+        Action.TRAINING_FAILED,
+        job,
+        actor=Actor.service("registry"),
+        now=now,
+        data={"refused": True},
+        reason=reason[:1000],
+    )
 
 
 def run_job(*, job_id: UUID, owner: str, trainer: Sequence[str] = processes.TRAINER) -> None:

@@ -1,4 +1,4 @@
-"""What a canary's traffic says: wait, promote or abort. One pure function; `release.promotion` brings the
+"""What a canary's traffic says: wait, promote or abort. One pure function; `release.rollout` brings the
 numbers.
 
 An abort always wins over everything else, and evidence that does not decide means waiting."""

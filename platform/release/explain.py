@@ -21,6 +21,8 @@ from release.models import Deployment, ModelVersion, Promotion
 EPISODES_SHOWN = 3
 EPISODES_READ = 10_000
 """Of a larger snapshot, only so many are looked at to choose the ones that are shown."""
+SENTENCES = ("canary", "figures")
+"""Facts that an event may repeat as its reason: the guard's sentence, and the gate's."""
 
 
 class NothingToExplain(ValueError):
@@ -69,7 +71,7 @@ def explain(*, project: Project, what: str) -> Explanation:
     deployment, version = _find(project, what)
     promotion = (
         Promotion.objects.filter(candidate=version)
-        .select_related("requested_by", "decided_by", "previous", "deployment", "evaluation")
+        .select_related("previous", "evaluation")
         .order_by("-champion_at", "-created_at")
         .first()
     )
@@ -94,7 +96,9 @@ def explain(*, project: Project, what: str) -> Explanation:
 
 
 def render(found: Explanation) -> str:
-    """The explanation as a short tree, for a terminal."""
+    """The explanation as a short tree, for a terminal. Sentences that are a stage's facts are not
+    repeated as reasons."""
+    said = {"", *(stage.facts.get(name, "") for stage in found.stages for name in SENTENCES)}
     lines = [f"{found.subject}: {found.answers}"]
     for index, stage in enumerate(found.stages):
         last = index == len(found.stages) - 1
@@ -103,7 +107,7 @@ def render(found: Explanation) -> str:
         lines += [f"{bar}   {name}: {value}" for name, value in stage.facts.items() if value]
         for event in stage.events:
             seq = "not sealed yet" if event.seq is None else f"ledger {event.seq}"
-            reason = f", “{event.reason}”" if event.reason else ""
+            reason = f", “{event.reason}”" if event.reason not in said else ""
             when = event.at.strftime("%Y-%m-%d %H:%M:%S")
             lines.append(f"{bar}   {event.action} by {event.who}, {when} ({seq}, event {event.id}){reason}")
     return "\n".join(lines)
@@ -207,12 +211,10 @@ def _teachers(snapshot: DatasetSnapshot) -> list[Episode]:
 
 
 def _promotion_facts(promotion: Promotion) -> dict[str, str]:
-    decided = promotion.decided_by.username if promotion.decided_by else ""
+    # Who asked and who decided, and why, is what the events say.
     return {
         "state": promotion.state.replace("_", " "),
         "replaced": promotion.previous.name,
-        "requested by": f"{promotion.requested_by.username}, “{promotion.requested_reason}”",
-        "decided by": f"{decided}, “{promotion.decided_reason}”" if decided else "",
         "canary": promotion.verdict,
         "evidence sha256": promotion.evidence_digest,
     }

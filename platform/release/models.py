@@ -108,7 +108,8 @@ class Promotion(models.Model):
     """When the candidate first became champion; null for one that never did."""
     finished_at = models.DateTimeField(null=True)
     verdict = models.TextField(blank=True)
-    """The canary guard's latest sentence."""
+    """What an approved promotion waits for; then the canary guard's latest sentence, which no rollback
+    overwrites."""
     created_at = models.DateTimeField()
     updated_at = models.DateTimeField()
 

@@ -1,9 +1,8 @@
 """Model versions: immutable, numbered within their line, their files verified and kept under a name with
 their digest.
 
-Does not decide who answers: `release.promotion` does."""
+Does not decide who answers: `release.rollout` does."""
 
-import os
 import re
 import shutil
 from datetime import datetime
@@ -12,11 +11,12 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Max
+from django.db.models import Max, QuerySet
 
 from accounts.models import Project
 from audit import ledger
 from audit.actions import Action, Actor, ObjectRef, Related
+from kernel.ids import uuid7
 from kernel.objects import ObjectStore
 from learning import training
 from learning.artifacts import UnsafeArtifact, check_adapter, directory_digest
@@ -69,6 +69,21 @@ def register_base(
     return version
 
 
+def register_or_refuse(*, job_id: UUID, now: datetime) -> ModelVersion | None:
+    """Register what a training job made, or fail the job with the sentence that says why not; None then.
+
+    A refusal is final: files that were not the trainer's once prove nothing when they look right later.
+    """
+    try:
+        return register_from_job(job_id=job_id, now=now)
+    except (RegistrationRefused, UnsafeArtifact) as error:
+        with transaction.atomic():
+            Project.objects.select_for_update(of=("self",)).get(training_jobs=job_id)
+            if _due().filter(pk=job_id).exists():  # nobody registered or refused it meanwhile
+                training.refuse_artifact(job_id=job_id, reason=str(error), now=now)
+        return None
+
+
 def register_from_job(*, job_id: UUID, now: datetime) -> ModelVersion:
     """Register what a training job made, once, and ask for its evaluation against the champion.
 
@@ -93,6 +108,9 @@ def register_from_job(*, job_id: UUID, now: datetime) -> ModelVersion:
         if existing is not None:
             shutil.rmtree(draft)
             return existing
+        if not _due().filter(pk=job.pk).exists():
+            shutil.rmtree(draft)
+            raise RegistrationRefused(f"training job {job.pk} was refused meanwhile")
         line = job.model_line
         number = _next_number(job.project, line)
         location = f"models/{line}/v{number}-{digest[:12]}"
@@ -122,8 +140,11 @@ def register_from_job(*, job_id: UUID, now: datetime) -> ModelVersion:
 
 def due_jobs() -> list[UUID]:
     """Training jobs that succeeded and have no model version yet."""
-    rows = TrainingJob.objects.filter(state=JobState.SUCCEEDED, model_version=None)
-    return list(rows.order_by("finished_at").values_list("pk", flat=True))
+    return list(_due().order_by("finished_at").values_list("pk", flat=True))
+
+
+def _due() -> QuerySet[TrainingJob]:
+    return TrainingJob.objects.filter(state=JobState.SUCCEEDED, model_version=None)
 
 
 def _request_evaluation(version: ModelVersion, job: TrainingJob, *, actor: Actor, now: datetime) -> None:
@@ -165,8 +186,7 @@ def _served_name(line: str, number: int, digest: str) -> str:
 
 
 def _verified_copy(source: Path, digest: str, *, store: ObjectStore, job: TrainingJob) -> Path:
-    draft = store.path(f"models/.draft-{job.pk}-{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
+    draft = store.path(f"models/.draft-{job.pk}-{uuid7()}")  # a name of its own: a refusal is final
     check_adapter(source)
     shutil.copytree(source, draft)
     try:

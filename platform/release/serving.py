@@ -6,6 +6,7 @@ the next sweep finds it and loads again. Never unloads: an earlier champion must
 
 import logging
 from datetime import datetime
+from uuid import UUID
 
 import httpx
 from django.conf import settings
@@ -20,6 +21,10 @@ log = logging.getLogger(__name__)
 
 LOAD_TIMEOUT_S = 60.0
 ANSWER_TIMEOUT_S = 20.0
+
+_away: set[UUID] = set()
+"""Nodes that did not answer when this process last looked: it logs when one goes away and when it is back, not
+every look."""
 
 
 @transaction.atomic
@@ -44,8 +49,13 @@ def sync_node(*, node: PolicyNode, now: datetime) -> list[str]:
             missing = [version for version in needed(node) if version.served_name not in listed]
             loaded = [version.served_name for version in missing if _load(client, version)]
         except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
-            log.warning("policy node %s does not answer: %s", node.name, error or type(error).__name__)
+            if node.pk not in _away:
+                log.warning("policy node %s does not answer: %s", node.name, error or type(error).__name__)
+                _away.add(node.pk)
             return []
+    if node.pk in _away:
+        log.warning("policy node %s answers again", node.name)
+        _away.remove(node.pk)
     with transaction.atomic():
         PolicyNode.objects.filter(pk=node.pk).update(loaded=sorted({*listed, *loaded}), seen_at=now)
         if set(node.loaded) != {*listed, *loaded}:

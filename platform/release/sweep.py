@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from uuid import UUID
 
-from release import promotion, registry, serving
+from release import promotion, registry, rollout, serving
 from release.models import PolicyNode, PromotionState
 
 log = logging.getLogger(__name__)
@@ -16,14 +16,14 @@ log = logging.getLogger(__name__)
 
 def sweep(*, now: datetime) -> None:
     """Move on everything that is due."""
-    _each(registry.due_jobs(), lambda pk: registry.register_from_job(job_id=pk, now=now))
+    _each(registry.due_jobs(), lambda pk: registry.register_or_refuse(job_id=pk, now=now))
     _each(promotion.due_offers(), lambda pk: promotion.offer(evaluation_id=pk, now=now))
     _each(
         PolicyNode.objects.values_list("pk", flat=True),
         lambda pk: serving.sync_node(node=PolicyNode.objects.get(pk=pk), now=now),
     )
-    _each(promotion.due(PromotionState.APPROVED), lambda pk: promotion.start_canary(promotion_id=pk, now=now))
-    _each(promotion.due(PromotionState.CANARY), lambda pk: promotion.judge_canary(promotion_id=pk, now=now))
+    _each(rollout.due(PromotionState.APPROVED), lambda pk: rollout.start_canary(promotion_id=pk, now=now))
+    _each(rollout.due(PromotionState.CANARY), lambda pk: rollout.judge_canary(promotion_id=pk, now=now))
 
 
 def _each(rows: Iterable[UUID], step: Callable[[UUID], object]) -> None:

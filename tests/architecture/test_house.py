@@ -71,8 +71,9 @@ def test_every_scheduled_task_exists() -> None:
 
 @pytest.mark.parametrize("program", run.programs(read({})), ids=lambda program: str(program.name))
 def test_no_process_listens_beyond_loopback(program: run.Program) -> None:
-    assert "0.0.0.0" not in program.command
-    assert "--port" not in program.command or "--host 127.0.0.1" in program.command
+    command = " ".join(program.arguments)
+    assert "0.0.0.0" not in command
+    assert "--port" not in command or "--host 127.0.0.1" in command
 
 
 @pytest.mark.parametrize("path", SOURCE, ids=lambda path: str(path.relative_to(ROOT)))

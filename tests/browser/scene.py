@@ -37,6 +37,7 @@ from learning.models import (
 from learning.rewards.spec import SUPPORT_DESK
 from learning.training import location
 from release import promotion as promotions
+from release import rollout
 from release.models import Deployment, ModelVersion, PolicyNode, Promotion, PromotionState
 from telemetry.models import Call, CallBody, CallOutcome, CaptureLoss, Run, RunState, Signal, Step
 
@@ -409,7 +410,7 @@ class _Learning:
     def propose(self, line: str, maya: User, *, champion: float, candidate: float) -> Promotion:
         """A line with its base as champion, a trained candidate, a passed evaluation, and the proposal."""
         base = self.version(line, 1)
-        promotions.create_deployment(
+        rollout.create_deployment(
             project=self.desk, alias=line, champion=base, actor=SETUP, now=self.now - timedelta(hours=20)
         )
         trained = self.version(

@@ -1,7 +1,6 @@
 """`manage.py run`, as `make run` calls it: what a newcomer sees, what breaks, what comes back, how it ends."""
 
 import json
-import os
 import re
 import signal
 import socket
@@ -14,8 +13,13 @@ import httpx
 import psutil
 import pytest
 
+from config import embedded, environment
+
 Start = Callable[..., "subprocess.Popen[str]"]
-QUESTION = {"model": "support-desk", "messages": [{"role": "user", "content": "Order 4817: my lamp is broken."}]}
+QUESTION = {
+    "model": "support-desk",
+    "messages": [{"role": "user", "content": "Order 4817: my lamp is broken."}],
+}
 
 
 def read_until(process: "subprocess.Popen[str]", last: str) -> str:
@@ -96,6 +100,13 @@ def test_a_newcomer_gets_everything_and_a_killed_gateway_comes_back(installation
     assert "as before" in printed
     assert ask(installation, key).status_code == 200
 
+    again.kill()  # its processes outlive it
+    again.wait()
+    after_all = running("run")
+    printed = read_until(after_all, "Ctrl-C stops everything.")
+    assert "Stopped what an earlier start had left behind" in printed
+    assert ask(installation, key).status_code == 200
+
 
 def test_an_occupied_port_is_one_sentence(installation) -> None:
     with socket.socket() as taken:
@@ -113,7 +124,11 @@ def test_an_occupied_port_is_one_sentence(installation) -> None:
     ("name", "value", "sentence"),
     [
         ("RATCHET_GATEWAY_PORT", "eighty", "RATCHET_GATEWAY_PORT must be a port number"),
-        ("DATABASE_URL", "postgresql://nobody@127.0.0.1:9/none", "PostgreSQL does not answer at DATABASE_URL"),
+        (
+            "DATABASE_URL",
+            "postgresql://nobody@127.0.0.1:9/none",
+            "PostgreSQL does not answer at DATABASE_URL",
+        ),
     ],
 )
 def test_a_wrong_variable_is_one_sentence_that_names_it(installation, name, value, sentence) -> None:
@@ -124,9 +139,14 @@ def test_a_wrong_variable_is_one_sentence_that_names_it(installation, name, valu
     assert "Traceback" not in done.stderr
 
 
+def test_a_command_without_the_product_says_how_to_start_it(installation) -> None:
+    done = installation.manage("explain", "support-desk")
+    assert done.returncode == 1
+    assert "start Ratchet with `make run`" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_data_of_another_postgresql_is_refused_with_advice(installation) -> None:
-    if os.getuid() == 0:
-        installation.manage("run", "--help")  # makes the home
     data = _data_folder(installation.home)
     (data / "PG_VERSION").write_text("9\n")
     done = installation.manage("run")
@@ -137,8 +157,6 @@ def test_data_of_another_postgresql_is_refused_with_advice(installation) -> None
 
 def _data_folder(home: Path) -> Path:
     """A data folder as an earlier start left it."""
-    from config import embedded, environment
-
     env = environment.read({"RATCHET_HOME": str(home)})
     embedded.start(env)
     embedded.stop(env)

@@ -44,6 +44,8 @@ class Received:
     path: str
     headers: list[tuple[str, str]]
     body: bytes
+    is_abandoned: bool = False
+    """The caller went away before the end."""
 
     def header(self, name: str) -> str | None:
         return next((value for key, value in self.headers if key.lower() == name), None)
@@ -51,28 +53,32 @@ class Received:
 
 @dataclass
 class FakeUpstream:
-    """Tests read `received` and set `behaviour`; `gone` counts callers that went away before the end."""
+    """Tests read `received` and set `behaviour`."""
 
     origin: str = ""
     behaviour: Behaviour = field(default_factory=Behaviour)
     received: list[Received] = field(default_factory=list)
-    gone: int = 0
 
     def reset(self) -> None:
         self.behaviour = Behaviour()
         self.received.clear()
-        self.gone = 0
+
+    @property
+    def gone(self) -> int:
+        """How many of the callers in `received` went away; one of an earlier test, noticed late, is not among them."""
+        return sum(received.is_abandoned for received in self.received)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         behaviour = self.behaviour
         body = await request.read()
         headers = [(key.decode(), value.decode("latin-1")) for key, value in request.raw_headers]
-        self.received.append(Received(request.method, request.raw_path, headers, body))
+        received = Received(request.method, request.raw_path, headers, body)
+        self.received.append(received)
         try:
             await asyncio.sleep(behaviour.delay_s)
             return await self._answer(request, body, behaviour)
         except (asyncio.CancelledError, ConnectionError):
-            self.gone += 1
+            received.is_abandoned = True
             raise
 
     async def _answer(self, request: web.Request, body: bytes, behaviour: Behaviour) -> web.StreamResponse:

@@ -15,7 +15,7 @@ from console import decisions, scope
 from console.links import deployment_url
 from kernel import clock
 from kernel.states import IllegalTransition, StateChanged
-from release import promotion as promotions
+from release import rollout
 from release.models import Deployment, ModelVersion
 
 Context = dict[str, Any]
@@ -47,7 +47,7 @@ def roll_back(request: HttpRequest, context: Context, deployment_id: UUID) -> Ht
     if wanted and wanted not in choices:
         return _page(request, context, deployment, error=f"{wanted} was never champion here.", reason=reason)
     try:
-        promotions.roll_back(
+        rollout.roll_back(
             deployment=deployment,
             actor_user=scope.viewer(request),
             reason=reason,
@@ -72,7 +72,7 @@ def _visible(request: HttpRequest, deployment_id: UUID) -> Deployment:
 
 def _way_back(deployment: Deployment) -> list[ModelVersion]:
     """Every version that was champion here and is not now, newest first."""
-    return list(promotions.been_champion(deployment).exclude(pk=deployment.champion_id).order_by("-number"))
+    return list(rollout.been_champion(deployment).exclude(pk=deployment.champion_id).order_by("-number"))
 
 
 def _page(
@@ -87,7 +87,7 @@ def _page(
         "title": deployment.alias,
         "deployment": deployment,
         "promotions": rows.order_by("-created_at")[:50],
-        "before": promotions.previous_champion(deployment),
+        "before": rollout.previous_champion(deployment),
         "return_to": return_to,
         "why_not": decisions.why_not_roll_back(role=role, has_way_back=bool(return_to or deployment.canary)),
         "canary_share": f"{deployment.canary_share:.0%}",

@@ -20,9 +20,9 @@ from console import decisions, evidence, scope
 from console.links import promotion_url
 from kernel import clock
 from kernel.states import IllegalTransition, StateChanged
-from learning.evaluation.jobs import evidence_digest
 from release import promotion as promotions
 from release.models import Promotion, PromotionState
+from release.moves import why_not_current
 from release.selectors import history
 from release.traffic import window
 
@@ -112,7 +112,9 @@ def _page(
         "title": f"{promotion.candidate} for {promotion.deployment.alias}",
         "promotion": promotion,
         "evidence": evidence.read(promotion.evaluation.evidence),
-        "stale": _why_stale(promotion),
+        "stale": why_not_current(promotion, promotion.deployment)
+        if promotion.state in decisions.DECIDABLE
+        else "",
         "stages": _stages(promotion),
         "is_moving": promotion.state in {PromotionState.APPROVED, PromotionState.CANARY},
         "why_not": decisions.why_not_decide(promotion, viewer=viewer, role=role),
@@ -131,18 +133,6 @@ def _page(
         "reason": reason,
     }
     return TemplateResponse(request, "console/promotion.html", page, status=409 if error else 200)
-
-
-def _why_stale(promotion: Promotion) -> str:
-    """Why an approval would be refused although the person may give it; empty when nothing changed since
-    the proposal."""
-    if promotion.state not in decisions.DECIDABLE:
-        return ""
-    if promotion.evidence_digest != evidence_digest(promotion.evaluation.evidence):
-        return "The evidence has changed since this was proposed. Reject it and evaluate again."
-    if promotion.previous_id != promotion.deployment.champion_id:
-        return f"{promotion.previous} is not champion any more. Reject it and evaluate against the new one."
-    return ""
 
 
 def _stages(promotion: Promotion) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 from django.conf import settings
 from django.db import connection, transaction
+from pytest_django import DjangoAssertNumQueries
 
 from audit import checkpoints, ledger, sealer, selectors
 from audit.actions import Action, Actor, ObjectRef
@@ -31,10 +32,30 @@ def test_sealing_gives_places_and_a_signed_root(write: Callable[..., UUID], orga
     assert [(leaf.seq, leaf.event_id) for leaf in leaves] == list(enumerate(events))
     assert Pending.objects.count() == 0
     hashes = [bytes(leaf.hash) for leaf in leaves]
-    point = checkpoints.open_note(selectors.head(organization_id=organization_id).note, public=PUBLIC)
+    head = selectors.heads([organization_id])[organization_id]
+    assert (head.size, head.root, head.unsealed) == (3, root(hashes).hex(), 0)
+    point = checkpoints.open_note(head.note, public=PUBLIC)
     assert (point.origin, point.size, point.root) == (f"ratchet/{organization_id}", 3, root(hashes))
     proof = inclusion_proof(hashes, 1)
     assert verify_inclusion(hashes[1], index=1, size=3, proof=proof, root=point.root)
+
+
+def test_heads_of_many_logs_take_two_queries(
+    write: Callable[..., UUID],
+    organization_id: UUID,
+    monkeypatch: pytest.MonkeyPatch,
+    django_assert_num_queries: DjangoAssertNumQueries,
+) -> None:
+    monkeypatch.setattr(sealer, "BATCH", 2)
+    for _ in range(3):
+        write()
+    sealer.seal(organization_id=organization_id, now=NOW, seed=SEED)
+    write()
+    never = uuid7()
+    with django_assert_num_queries(2):
+        heads = selectors.heads([organization_id, never])
+    assert [(heads[id].size, heads[id].unsealed) for id in (organization_id, never)] == [(3, 1), (0, 0)]
+    assert heads[never] == selectors.HeadRow(0, "", "", None, 0)
 
 
 def test_nothing_to_seal_makes_no_checkpoint(write: Callable[..., UUID], organization_id: UUID) -> None:

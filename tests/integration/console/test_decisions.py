@@ -65,11 +65,13 @@ def test_a_second_decision_comes_too_late(scene: Scene, signed_in: SignIn) -> No
 
 def test_evidence_that_changed_is_shown_and_stops_an_approval(scene: Scene, signed_in: SignIn) -> None:
     omar, page = signed_in(scene.omar), f"/promotions/{scene.proposed.pk}/"
-    assert "evidence has changed" not in omar.get(page).content.decode()
+    assert "evidence changed" not in omar.get(page).content.decode()
     evaluation = scene.proposed.evaluation
     evaluation.evidence["difference"] = "0.9000"
     evaluation.save()
-    assert "The evidence has changed since this was proposed." in omar.get(page).content.decode()
+    assert (
+        "The evidence changed after the promotion was proposed: reject it" in omar.get(page).content.decode()
+    )
     assert omar.post(f"{page}approve/", {"reason": WHY}).status_code == 409
     assert state(scene.proposed) == "proposed"
 

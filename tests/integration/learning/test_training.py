@@ -12,7 +12,7 @@ import pytest
 from django.db import connection
 
 from audit.models import Event
-from kernel import clock
+from kernel import clock, states
 from learning import episodes, leases, processes, selectors, snapshots, training
 from learning.artifacts import directory_digest
 from learning.environments.registry import get_environment
@@ -125,6 +125,31 @@ def test_a_bad_end_is_a_failed_job_with_a_sentence(job, trainer, body, sentence)
     assert (job.state, job.result) == ("failed", None)
     assert sentence in job.error
     assert actions()[-1] == "training.failed"
+
+
+def test_a_refused_adapter_fails_its_job_for_good_and_frees_the_line(job, trainer, maya, now):
+    with pytest.raises(states.IllegalTransition):
+        training.refuse_artifact(job_id=job.id, reason="too early", now=now)
+    training.run_job(job_id=job.id, owner="worker-1", trainer=trainer(GOOD))
+    training.refuse_artifact(job_id=job.id, reason="optimizer.pt is a pickled file", now=now)
+    job.refresh_from_db()
+    assert (job.state, job.error) == ("failed", "optimizer.pt is a pickled file")
+    assert actions()[-2:] == ["training.succeeded", "training.failed"]
+    with pytest.raises(states.IllegalTransition):
+        training.refuse_artifact(job_id=job.id, reason="again", now=now)
+    again = training.request_job(
+        project=job.project,
+        snapshot=job.snapshot,
+        model_line=job.model_line,
+        base_model=job.base_model,
+        base_sha256=job.base_sha256,
+        environment=job.environment,
+        config={},
+        seed=8,
+        actor=maya,
+        now=now,
+    )
+    assert again.state == "queued"
 
 
 def test_too_few_tasks_are_refused_with_reasons(request_job):

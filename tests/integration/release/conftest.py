@@ -19,7 +19,7 @@ from kernel.objects import ObjectStore
 from learning.artifacts import directory_digest
 from learning.evaluation.jobs import evidence_digest
 from learning.models import DatasetSnapshot, Evaluation, RewardSpecVersion, TrainingJob
-from release import promotion
+from release import promotion, rollout
 from release.models import Deployment, ModelVersion, PolicyNode, Promotion
 from telemetry.models import Call
 
@@ -224,7 +224,7 @@ def company(db: None, store: ObjectStore) -> Company:
         served_name="desk-base",
         created_at=NOW,
     )
-    deployment = promotion.create_deployment(
+    deployment = rollout.create_deployment(
         project=project, alias="desk", champion=v1, actor=Actor.service("test"), now=NOW
     )
     v2 = trained(project, 2, store)

@@ -13,7 +13,7 @@ from accounts import keys
 from accounts.models import ApiKey, Member, Project
 from audit import sealer
 from learning.environments.registry import get_environment
-from release import promotion
+from release import rollout
 from release.models import Deployment
 
 
@@ -110,9 +110,9 @@ class TestPromotion:
         assert run("promote", "desk", "--as", "omar", *by)["state"] == "approved"
         with pytest.raises(CommandError, match="no promotion of desk waits"):
             run("promote", "desk", "--as", "omar", *by)
-        promotion.start_canary(promotion_id=proposed["promotion"], now=company.deployment.updated_at)
+        rollout.start_canary(promotion_id=proposed["promotion"], now=company.deployment.updated_at)
         company.calls(50, by=company.v2)
-        promotion.judge_canary(promotion_id=proposed["promotion"], now=company.deployment.updated_at)
+        rollout.judge_canary(promotion_id=proposed["promotion"], now=company.deployment.updated_at)
         assert run("rollback", "desk", "--as", "maya", *by)["champion"] == "desk-v1"
         assert run("rollback", "desk", "--as", "maya", "--to", "v2", *by)["champion"] == "desk-v2"
         with pytest.raises(CommandError, match="no version 'v9'"):

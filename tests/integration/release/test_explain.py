@@ -7,7 +7,7 @@ import pytest
 
 from kernel.ids import uuid7
 from learning.models import Episode
-from release import explain, promotion
+from release import explain, rollout
 from release.explain import NothingToExplain
 
 
@@ -35,11 +35,11 @@ def taught(company: Any) -> list[Episode]:
     return episodes
 
 
-def champion(company: Any) -> None:
-    row = company.approve(company.propose())
-    promotion.start_canary(promotion_id=row.pk, now=company.deployment.updated_at)
+def champion(company: Any, **proposal: Any) -> None:
+    row = company.approve(company.propose(**proposal))
+    rollout.start_canary(promotion_id=row.pk, now=company.deployment.updated_at)
     company.calls(50, by=company.v2)
-    promotion.judge_canary(promotion_id=row.pk, now=company.deployment.updated_at)
+    rollout.judge_canary(promotion_id=row.pk, now=company.deployment.updated_at)
 
 
 def test_from_the_alias_back_to_the_runs(company: Any, node: Any, taught: list[Episode]) -> None:
@@ -48,14 +48,11 @@ def test_from_the_alias_back_to_the_runs(company: Any, node: Any, taught: list[E
     assert found.subject == "desk-v2"
     assert found.answers == "champion of desk, generation 3"
     stages = {stage.name: stage for stage in found.stages}
-    decision = stages["promotion"].facts
-    assert decision["requested by"] == "maya, “the gate passed”"
-    assert decision["decided by"] == "omar, “worst cases are fine”"
     assert "38 points" in stages["evaluation"].facts["figures"]
     assert stages["dataset snapshot"].facts["merkle root"] == "a" * 64
-    assert [event.action for event in stages["promotion"].events] == [
-        "promotion.proposed",
-        "promotion.approved",
+    assert [(event.action, event.who, event.reason) for event in stages["promotion"].events] == [
+        ("promotion.proposed", "maya (operator)", "the gate passed"),
+        ("promotion.approved", "omar (approver)", "worst cases are fine"),
     ]
     assert [event.action for event in stages["deployment"].events] == ["canary.started", "champion.changed"]
     shown = [stage for stage in found.stages if stage.name == "episode"]
@@ -70,6 +67,13 @@ def test_the_text_says_it_in_a_short_tree(company: Any, node: Any, taught: list[
     for words in ("by omar (approver)", "“worst cases are fine”", "merkle root: aaa", "not sealed yet"):
         assert words in text
     assert len(text.splitlines()) < 60
+
+
+def test_the_text_says_each_thing_once(company: Any, node: Any, taught: list[Episode]) -> None:
+    champion(company, reason=" ".join(company.evaluation.evidence["reasons"]))  # as an offered proposal does
+    text = explain.render(explain.explain(project=company.project, what="desk"))
+    for words in ("worst cases are fine", "38 points", "50 canary calls, 0.0% failed"):
+        assert text.count(words) == 1, words
 
 
 def test_a_constant_number_of_queries(

@@ -21,7 +21,7 @@ from audit import selectors as ledger
 from audit.actions import Action
 from kernel.states import IllegalTransition, StateChanged
 from learning.models import Evaluation
-from release import promotion, selectors
+from release import promotion, rollout, selectors
 from release.models import PROMOTION_OPEN, Deployment, ModelVersion, Promotion, PromotionState
 
 # Weighted towards those who may, so that most walks get past the first door.
@@ -56,10 +56,10 @@ def machine(company: Any, node: Any, wire: Any) -> Callable[[], RuleBasedStateMa
                 return
             row = company.approve(company.propose())
             if depth != "approved":
-                assert promotion.start_canary(promotion_id=row.pk, now=now)
+                assert rollout.start_canary(promotion_id=row.pk, now=now)
             if depth == "champion":
                 company.calls(50, by=company.v2)
-                promotion.judge_canary(promotion_id=row.pk, now=now)
+                rollout.judge_canary(promotion_id=row.pk, now=now)
 
         def teardown(self) -> None:
             self.way_out()
@@ -109,7 +109,7 @@ def machine(company: Any, node: Any, wire: Any) -> Callable[[], RuleBasedStateMa
         @rule()
         def start(self) -> None:
             for row in Promotion.objects.all():
-                self.attempt(lambda row=row: promotion.start_canary(promotion_id=row.pk, now=now))
+                self.attempt(lambda row=row: rollout.start_canary(promotion_id=row.pk, now=now))
 
         @precondition(there_is("canary"))
         @rule(bad=ONE_IN_FOUR)
@@ -117,7 +117,7 @@ def machine(company: Any, node: Any, wire: Any) -> Callable[[], RuleBasedStateMa
             for row in Promotion.objects.filter(state="canary").select_related("candidate"):
                 company.calls(50, by=row.candidate, outcome="unreachable" if bad else "complete")
             for row in Promotion.objects.all():
-                self.attempt(lambda row=row: promotion.judge_canary(promotion_id=row.pk, now=now))
+                self.attempt(lambda row=row: rollout.judge_canary(promotion_id=row.pk, now=now))
 
         @precondition(there_is("canary", "champion"))
         @rule(who=DECIDERS, pick=st.none() | st.integers(0, 9))
@@ -125,7 +125,7 @@ def machine(company: Any, node: Any, wire: Any) -> Callable[[], RuleBasedStateMa
             versions = list(ModelVersion.objects.order_by("created_at", "pk"))
             to = None if pick is None else versions[pick % len(versions)]
             self.attempt(
-                lambda: promotion.roll_back(
+                lambda: rollout.roll_back(
                     deployment=company.deployment,
                     actor_user=getattr(company, who),
                     reason="x",
@@ -172,7 +172,7 @@ def machine(company: Any, node: Any, wire: Any) -> Callable[[], RuleBasedStateMa
             """Whatever is open, people with the right role can always end it."""
             for row in Promotion.objects.filter(state__in=PROMOTION_OPEN):
                 if row.state == PromotionState.CANARY:
-                    promotion.roll_back(
+                    rollout.roll_back(
                         deployment=company.deployment, actor_user=company.omar, reason="stop", now=now
                     )
                 else:

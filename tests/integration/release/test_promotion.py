@@ -10,10 +10,10 @@ from django.db import connection
 from audit import selectors as ledger
 from kernel.states import IllegalTransition
 from learning.models import Evaluation
-from release import promotion, selectors
+from release import promotion, rollout, selectors
 from release.canary import Action
 from release.models import ModelVersion, Promotion
-from release.promotion import Refused
+from release.moves import Refused
 
 Company = Any
 NOW: Any = None
@@ -29,9 +29,14 @@ def actions(row: Promotion) -> list[str]:
     return [event.action.value for event in selectors.history(row)]
 
 
+def states() -> list[tuple[str, str]]:
+    """Of every promotion, where it stands and the guard's last sentence."""
+    return list(Promotion.objects.values_list("state", "verdict"))
+
+
 def in_canary(company: Company) -> Promotion:
     row = company.approve(company.propose())
-    assert promotion.start_canary(promotion_id=row.pk, now=NOW)
+    assert rollout.start_canary(promotion_id=row.pk, now=NOW)
     return Promotion.objects.get(pk=row.pk)
 
 
@@ -39,7 +44,7 @@ def as_champion(company: Company) -> Promotion:
     row = in_canary(company)
     company.calls(50, by=company.v2)
     company.calls(150, by=company.v1)
-    verdict = promotion.judge_canary(promotion_id=row.pk, now=NOW + timedelta(minutes=1))
+    verdict = rollout.judge_canary(promotion_id=row.pk, now=NOW + timedelta(minutes=1))
     assert verdict is not None
     assert verdict.action is Action.PROMOTE
     return Promotion.objects.get(pk=row.pk)
@@ -180,7 +185,7 @@ class TestDecide:
         promotion.reject(promotion=row, approver=company.omar, reason="too risky", now=NOW)
         with pytest.raises(IllegalTransition):
             company.approve(row)
-        assert not promotion.start_canary(promotion_id=row.pk, now=NOW)
+        assert not rollout.start_canary(promotion_id=row.pk, now=NOW)
         assert actions(row) == ["promotion.proposed", "promotion.rejected"]
         assert company.propose().state == "proposed"  # and asking again is allowed
 
@@ -195,34 +200,34 @@ class TestCanary:
         row = in_canary(company)
         assert company.who() == ("desk-v1", "desk-v2", 0.25, 2)
         assert actions(row)[-1] == "canary.started"
-        assert promotion.start_canary(promotion_id=row.pk, now=NOW)  # a second hint changes nothing
+        assert rollout.start_canary(promotion_id=row.pk, now=NOW)  # a second hint changes nothing
         assert company.who() == ("desk-v1", "desk-v2", 0.25, 2)
 
     def test_not_before_approval(self, company: Company, node: Any) -> None:
         row = company.propose()
-        assert not promotion.start_canary(promotion_id=row.pk, now=NOW)
+        assert not rollout.start_canary(promotion_id=row.pk, now=NOW)
         assert company.who() == ("desk-v1", None, 0.0, 1)
 
     def test_not_while_it_is_not_loaded_and_it_says_so(self, company: Company, node: Any) -> None:
         row = company.approve(company.propose())
         type(node).objects.update(loaded=["desk-base"])
-        assert not promotion.start_canary(promotion_id=row.pk, now=NOW)
+        assert not rollout.start_canary(promotion_id=row.pk, now=NOW)
         assert "waiting for a policy node to load" in Promotion.objects.get().verdict
         assert company.who() == ("desk-v1", None, 0.0, 1)
 
     def test_not_while_the_node_fails_to_answer(self, company: Company, node: Any, wire: Any) -> None:
         row = company.approve(company.propose())
         wire.answer_status = 500
-        assert not promotion.start_canary(promotion_id=row.pk, now=NOW)
+        assert not rollout.start_canary(promotion_id=row.pk, now=NOW)
         assert "answers 500" in Promotion.objects.get().verdict
         wire.answer_status = 200
-        assert promotion.start_canary(promotion_id=row.pk, now=NOW)
+        assert rollout.start_canary(promotion_id=row.pk, now=NOW)
         assert Promotion.objects.get().verdict == ""
 
     def test_not_on_evidence_that_changed_after_the_approval(self, company: Company, node: Any) -> None:
         row = company.approve(company.propose())
         Evaluation.objects.update(evidence={"difference": "0.9"})
-        assert not promotion.start_canary(promotion_id=row.pk, now=NOW)
+        assert not rollout.start_canary(promotion_id=row.pk, now=NOW)
         assert company.who() == ("desk-v1", None, 0.0, 1)
 
     def test_enough_good_calls_make_a_champion(self, company: Company, node: Any) -> None:
@@ -240,7 +245,7 @@ class TestCanary:
     def test_too_few_wait(self, company: Company, node: Any) -> None:
         row = in_canary(company)
         company.calls(49, by=company.v2)
-        verdict = promotion.judge_canary(promotion_id=row.pk, now=NOW)
+        verdict = rollout.judge_canary(promotion_id=row.pk, now=NOW)
         assert verdict is not None
         assert verdict.action is Action.WAIT
         assert Promotion.objects.get().verdict == "49 of 50 canary calls"
@@ -252,7 +257,7 @@ class TestCanary:
         company.calls(100, by=company.v2)
         company.calls(12, by=company.v2, outcome=outcome)
         company.calls(100, by=company.v1)
-        promotion.judge_canary(promotion_id=row.pk, now=NOW)
+        rollout.judge_canary(promotion_id=row.pk, now=NOW)
         row = Promotion.objects.get()
         assert (row.state, row.champion_at) == ("rolled_back", None)
         assert company.who() == ("desk-v1", None, 0.0, 3)
@@ -262,21 +267,21 @@ class TestCanary:
         row = in_canary(company)
         company.calls(50, by=company.v2)
         company.calls(40, by=company.v2, outcome="client_gone")
-        promotion.judge_canary(promotion_id=row.pk, now=NOW)
+        rollout.judge_canary(promotion_id=row.pk, now=NOW)
         assert Promotion.objects.get(pk=row.pk).state == "champion"
 
     def test_slow_calls_abort_it(self, company: Company, node: Any) -> None:
         row = in_canary(company)
         company.calls(60, by=company.v2, took_ms=9000)
         company.calls(60, by=company.v1, took_ms=200)
-        promotion.judge_canary(promotion_id=row.pk, now=NOW)
+        rollout.judge_canary(promotion_id=row.pk, now=NOW)
         assert Promotion.objects.get(pk=row.pk).state == "rolled_back"
 
     def test_calls_of_other_versions_and_times_are_not_evidence(self, company: Company, node: Any) -> None:
         row = in_canary(company)
         company.calls(60, by=company.v2)
         Promotion.objects.update(canary_started_at=NOW + timedelta(hours=1))
-        verdict = promotion.judge_canary(promotion_id=row.pk, now=NOW)
+        verdict = rollout.judge_canary(promotion_id=row.pk, now=NOW)
         assert verdict is not None
         assert verdict.sentence == "0 of 50 canary calls"
 
@@ -284,16 +289,18 @@ class TestCanary:
 class TestRollBack:
     def roll_back(self, company: Company, **changes: Any) -> ModelVersion:
         fields = {"deployment": company.deployment, "actor_user": company.maya, "reason": "drill", "now": NOW}
-        return promotion.roll_back(**{**fields, **changes})
+        return rollout.roll_back(**{**fields, **changes})
 
     def test_back_and_forward_again(self, company: Company, node: Any) -> None:
         row = as_champion(company)
+        guard = row.verdict
+        assert "50 canary calls" in guard
         assert self.roll_back(company) == company.v1
         assert company.who() == ("desk-v1", None, 0.0, 4)
-        assert Promotion.objects.get().state == "rolled_back"
+        assert states() == [("rolled_back", guard)]
         assert self.roll_back(company, to=company.v2) == company.v2
         assert company.who() == ("desk-v2", None, 0.0, 5)
-        assert Promotion.objects.get().state == "champion"
+        assert states() == [("champion", guard)]
         events = ledger.events_of(type="deployment", id=company.deployment.pk)
         assert [event.action.value for event in events[-2:]] == ["champion.restored"] * 2
         assert (events[-1].actor.name, events[-1].reason) == ("maya", "drill")
@@ -301,12 +308,13 @@ class TestRollBack:
 
     def test_a_running_canary_is_aborted_and_that_is_all(self, company: Company, node: Any) -> None:
         row = in_canary(company)
+        rollout.judge_canary(promotion_id=row.pk, now=NOW)
         assert self.roll_back(company) == company.v1
         assert company.who() == ("desk-v1", None, 0.0, 3)
-        assert Promotion.objects.get().state == "rolled_back"
+        assert states() == [("rolled_back", "0 of 50 canary calls")]
         assert actions(row)[-1] == "canary.aborted"
         company.calls(60, by=company.v2)
-        assert promotion.judge_canary(promotion_id=row.pk, now=NOW) is None
+        assert rollout.judge_canary(promotion_id=row.pk, now=NOW) is None
 
     def test_a_named_target_with_a_running_canary_does_both(
         self, company: Company, node: Any, wire: Any
@@ -316,7 +324,7 @@ class TestRollBack:
         row = company.approve(company.propose(evaluation=evaluation))
         wire.names.append(v3.served_name)
         type(node).objects.update(loaded=wire.names)
-        assert promotion.start_canary(promotion_id=row.pk, now=NOW)
+        assert rollout.start_canary(promotion_id=row.pk, now=NOW)
         assert self.roll_back(company, to=company.v1) == company.v1
         assert company.who()[:2] == ("desk-v1", None)
         assert Promotion.objects.get(pk=row.pk).state == "rolled_back"
@@ -407,10 +415,10 @@ def test_a_guard_and_a_person_at_once_leave_one_outcome(company: Company, node: 
             connection.close()
 
     def guard() -> None:
-        promotion.judge_canary(promotion_id=row.pk, now=NOW)
+        rollout.judge_canary(promotion_id=row.pk, now=NOW)
 
     def person() -> None:
-        promotion.roll_back(deployment=company.deployment, actor_user=company.omar, reason="stop", now=NOW)
+        rollout.roll_back(deployment=company.deployment, actor_user=company.omar, reason="stop", now=NOW)
 
     threads = [threading.Thread(target=run, args=[work]) for work in (guard, person)]
     for thread in threads:

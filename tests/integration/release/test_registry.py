@@ -3,13 +3,17 @@
 from typing import Any
 
 import pytest
+from django.test import Client
+from django.urls import reverse
 
+from accounts.models import User
 from audit import selectors as ledger
 from audit.actions import Actor
 from learning.artifacts import UnsafeArtifact, directory_digest
 from learning.models import Evaluation
 from release import registry
 from release.models import ModelVersion
+from release.sweep import sweep
 
 ADAPTER = "epoch-1/adapter"
 
@@ -76,13 +80,58 @@ def _link(path: Any) -> None:
     (path / "notes.md").symlink_to("/etc/hostname")
 
 
-@pytest.mark.parametrize("spoil", [_swap, _pickle, _link])
-def test_other_files_than_the_trainer_reported_are_refused(company: Any, job: Any, spoil: Any) -> None:
+SPOILED = pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (_swap, "is not the adapter that the trainer reported"),
+        (_pickle, "optimizer.pt"),
+        (_link, "notes.md"),
+    ],
+)
+
+
+@SPOILED
+def test_other_files_than_the_trainer_reported_are_refused(
+    company: Any, job: Any, spoil: Any, sentence: str
+) -> None:
     spoil(folder(company, job))
-    with pytest.raises(UnsafeArtifact):
+    with pytest.raises(UnsafeArtifact, match=sentence):
         registry.register_from_job(job_id=job.pk, now=job.finished_at)
     assert not ModelVersion.objects.filter(job=job).exists()
     assert not list(company.store.path("models").glob(".draft*"))
+
+
+@SPOILED
+def test_a_refusal_is_final_and_the_job_says_why(
+    company: Any, job: Any, helpers: Any, spoil: Any, sentence: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    spoil(folder(company, job))
+    for _ in range(3):
+        sweep(now=job.finished_at)
+    assert caplog.records == []
+    assert registry.due_jobs() == []
+    assert not ModelVersion.objects.filter(job=job).exists()
+    job.refresh_from_db()
+    assert job.state == "failed"
+    assert sentence in job.error
+    (event,) = ledger.events_of(type="training_job", id=job.pk)
+    assert (event.action, event.actor.id, event.reason) == ("training.failed", "registry", job.error)
+    root = Client()
+    root.force_login(User.objects.create(username="root", is_superuser=True, is_staff=True))
+    page = root.get(reverse("admin:learning_trainingjob_change", args=[job.pk]))
+    assert sentence in page.content.decode()
+    # A hint that comes late changes nothing, and the line is free for another attempt.
+    assert registry.register_or_refuse(job_id=job.pk, now=job.finished_at) is None
+    assert len(ledger.events_of(type="training_job", id=job.pk)) == 1
+    assert helpers.training_job(company.project, 8, state="queued").model_line == job.model_line
+
+
+def test_what_is_registered_is_not_refused_by_a_later_look(company: Any, job: Any) -> None:
+    version = registry.register_or_refuse(job_id=job.pk, now=job.finished_at)
+    _swap(folder(company, job))
+    assert registry.register_or_refuse(job_id=job.pk, now=job.finished_at) == version
+    job.refresh_from_db()
+    assert job.state == "succeeded"
 
 
 def test_a_base_is_version_one_of_its_line(company: Any) -> None:

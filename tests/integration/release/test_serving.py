@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from audit.actions import Actor
-from release import promotion, registry, selectors, serving
+from release import registry, rollout, selectors, serving
 from release.models import PolicyNode
 from release.sweep import sweep
 
@@ -48,6 +48,24 @@ def test_a_node_that_is_down_changes_nothing(company: Any, node: Any) -> None:
     assert PolicyNode.objects.get().loaded == node.loaded
 
 
+def test_a_node_is_spoken_of_when_it_goes_and_when_it_is_back(
+    company: Any, node: Any, wire: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = []
+    for url in (wire.url, "http://127.0.0.1:9", "http://127.0.0.1:9", wire.url, wire.url):
+        node.base_url = url
+        caplog.clear()
+        serving.sync_node(node=node, now=company.deployment.updated_at)
+        said.append([record.getMessage().partition(":")[0] for record in caplog.records])
+    assert said == [
+        [],
+        ["policy node node-1 does not answer"],
+        [],
+        ["policy node node-1 answers again"],
+        [],
+    ]
+
+
 def test_nodes_are_known_by_their_origin(company: Any) -> None:
     fields = {"base_model": "/m", "base_sha256": "1" * 64}
     first = serving.register_node(base_url="http://127.0.0.1:8402/", **fields)
@@ -67,7 +85,7 @@ def test_routes_name_champion_and_canary(
     assert route.champion.node_url == wire.url
     assert (route.canary, route.canary_share) == (None, 0.0)
     row = company.approve(company.propose())
-    promotion.start_canary(promotion_id=row.pk, now=company.deployment.updated_at)
+    rollout.start_canary(promotion_id=row.pk, now=company.deployment.updated_at)
     salt = route.salt
     with django_assert_num_queries(2):
         (route,) = selectors.routes()
@@ -89,14 +107,14 @@ def test_routes_take_two_queries_however_many(
         base = registry.register_base(
             line=f"more-{index}", base_model="/m", base_sha256=company.v1.base_sha256, **fields
         )
-        promotion.create_deployment(alias=f"more-{index}", champion=base, **fields)
+        rollout.create_deployment(alias=f"more-{index}", champion=base, **fields)
     with django_assert_num_queries(2):
         assert len(selectors.routes()) == 6
 
 
 def test_a_canary_that_no_node_has_loaded_gets_no_share(company: Any, node: Any) -> None:
     row = company.approve(company.propose())
-    promotion.start_canary(promotion_id=row.pk, now=company.deployment.updated_at)
+    rollout.start_canary(promotion_id=row.pk, now=company.deployment.updated_at)
     PolicyNode.objects.update(loaded=[])
     (route,) = selectors.routes()
     assert (route.champion.version, route.canary, route.canary_share) == ("desk-v1", None, 0.0)
@@ -130,7 +148,7 @@ def test_one_broken_job_does_not_hold_up_the_sweep(
     company: Any, node: Any, helpers: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = helpers.training_job(company.project, 9)
-    broken.result = {"adapter_dir": "nowhere", "adapter_sha256": "0" * 64}
+    broken.result = {"adapter_dir": "nowhere"}  # a result that no trainer writes
     broken.save()
     sweep(now=company.deployment.updated_at)
     assert company.deployment.promotions.get().state == "proposed"

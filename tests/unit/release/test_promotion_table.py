@@ -1,7 +1,7 @@
 """The table of promotion states: nothing is stuck, nothing skips the approval."""
 
 from release.models import PROMOTION_OPEN, PromotionState
-from release.promotion import TRANSITIONS
+from release.moves import TRANSITIONS
 
 
 def test_every_state_is_in_the_table_and_every_open_one_has_a_way_out() -> None:

@@ -21,7 +21,8 @@ class Command(BaseCommand):
         def interrupt(number: int, frame: FrameType | None) -> None:
             raise KeyboardInterrupt
 
-        signal.signal(signal.SIGTERM, interrupt)
+        for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what was started must not be left behind
+            signal.signal(number, interrupt)
         product = Product(settings.ENVIRONMENT)
         try:
             product.start(self.stdout.write)

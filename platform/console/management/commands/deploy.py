@@ -10,7 +10,8 @@ from django.db import transaction
 from console.management.arguments import OPERATOR, add_project, project_of, say
 from kernel import clock
 from learning.artifacts import UnsafeArtifact, check_base_model, directory_digest
-from release import promotion, registry, serving
+from release import registry, rollout, serving
+from release.moves import Refused
 
 
 class Command(BaseCommand):
@@ -46,12 +47,12 @@ class Command(BaseCommand):
                 actor=OPERATOR,
                 now=now,
             )
-            deployment = promotion.create_deployment(
+            deployment = rollout.create_deployment(
                 project=project, alias=options["alias"], champion=version, actor=OPERATOR, now=now
             )
         except UnsafeArtifact as error:
             raise CommandError(f"--base: {error}") from None
-        except (registry.RegistrationRefused, promotion.Refused) as error:
+        except (registry.RegistrationRefused, Refused) as error:
             raise CommandError(f"ALIAS: {error}") from None
         try:
             node = serving.register_node(

@@ -7,7 +7,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from console.management.arguments import add_decision, deployment_of, project_of, say, user_of, version_of
 from kernel import clock
 from kernel.states import IllegalTransition, StateChanged
-from release import promotion
+from release import rollout
 
 
 class Command(BaseCommand):
@@ -24,7 +24,7 @@ class Command(BaseCommand):
         deployment = deployment_of(project, options["alias"])
         to = version_of(project, deployment.alias, options["to"]) if options["to"] else None
         try:
-            champion = promotion.roll_back(
+            champion = rollout.roll_back(
                 deployment=deployment,
                 actor_user=user_of(options["user"]),
                 reason=options["reason"],

@@ -1,0 +1,75 @@
+"""One request to `/v1`: who asks for what, and the record that it begins.
+
+What becomes of it is decided in `gateway.app`; what a chat body says is read by `gateway.dialects.chat`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gateway import encodings
+from gateway.capture import RunGuess
+from gateway.errors import bad_request
+from gateway.headers import Header, first
+from gateway.relay import Client
+from gateway.snapshot import Caller
+from kernel.ids import uuid7
+from telemetry.records import BeginRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request to `/v1`, with the caller that its key belongs to."""
+
+    caller: Caller
+    method: str
+    path: str
+    """Behind `/v1`, percent-encoded as it came."""
+    query: str
+    headers: Sequence[Header]
+    path_run_name: str
+    started_at: int
+    """Unix microseconds."""
+    client: Client
+
+    @property
+    def retry_count(self) -> int:
+        """Which retry of OpenAI's SDK this is; 0 for a first attempt and for what is no small number."""
+        text = first(self.headers, b"x-stainless-retry-count")
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 5 else 0
+
+    @property
+    def has_body(self) -> bool:
+        return any(key in {b"content-length", b"transfer-encoding"} for key, _ in self.headers)
+
+    def url_at(self, base_url: str) -> str:
+        """The same path and query below another base URL."""
+        url = base_url + self.path
+        return f"{url}?{self.query}" if self.query else url
+
+    def decoded(self, body: bytes) -> bytes:
+        """The body without its content encoding. Raises Refused (400)."""
+        try:
+            return encodings.decode(body, first(self.headers, b"content-encoding"))
+        except encodings.Undecodable as error:
+            raise bad_request(
+                f"The request body cannot be read: {error}.", param="content-encoding"
+            ) from None
+
+    def begin_record(self, run: RunGuess | None, *, dialect: str = "", **fields: Any) -> BeginRecord:
+        """What the spool is told before the upstream hears of the call; `fields` are what a dialect reads."""
+        hashes = run.hashes if run else None
+        return BeginRecord(
+            call_id=uuid7(),
+            project_id=self.caller.project_id,
+            api_key_id=self.caller.key_id,
+            started_at=self.started_at,
+            dialect=dialect,
+            method=self.method,
+            path=f"/v1{self.path}",
+            retry_count=self.retry_count,
+            run_hint=run.run_id if run else None,
+            run_name=run.name if run else "",
+            prefix_hash=hashes.prefix if hashes else None,
+            parent_hashes=hashes.parents if hashes else (),
+            **fields,
+        )

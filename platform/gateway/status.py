@@ -1,0 +1,74 @@
+"""What the gateway says about itself: `/healthz`, `/readyz`, `/metrics`.
+
+Only reads what the other parts know of themselves; the text format of the numbers is `gateway.metrics`."""
+
+import time
+from dataclasses import dataclass
+
+import orjson
+
+from gateway import metrics
+from gateway.errors import Refused
+from gateway.lag import ShippingLag
+from gateway.metrics import Metrics
+from gateway.relay import Client
+from gateway.snapshot import SnapshotKeeper
+from telemetry.spool import Spool
+
+MAX_LAG_S = 3600.0
+"""A gateway whose oldest record waits longer than this to be shipped says that it is not ready."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """The parts that are asked how they do."""
+
+    spool: Spool
+    keeper: SnapshotKeeper
+    lag: ShippingLag
+    metrics: Metrics
+
+    async def answer(self, path: str, client: Client) -> None:
+        """Answer one of the pages. Raises Refused (404) for every other path."""
+        match path:
+            case "/healthz":
+                await client.answer(200, b'{"status":"ok"}')
+            case "/readyz":
+                problems = self._problems()
+                body = orjson.dumps({"status": "not ready" if problems else "ready", "problems": problems})
+                await client.answer(503 if problems else 200, body)
+            case "/metrics":
+                body = metrics.exposition(self.metrics, self._gauges())
+                await client.start(200, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")])
+                await client.finish(body)
+            case _:
+                raise Refused(
+                    404,
+                    f"Nothing is served at {path}: the API is below /v1, so the base URL ends in /v1.",
+                    code="unknown_url",
+                )
+
+    def _problems(self) -> list[str]:
+        problems = []
+        if not self.keeper.is_loaded:
+            problems.append("keys and routes have not been loaded yet")
+        if not self.spool.is_writable:
+            problems.append("the spool cannot be written: records are being lost")
+        lag_s = self._lag_s()
+        if lag_s > MAX_LAG_S:
+            problems.append(
+                f"the oldest record has been waiting for {lag_s:.0f} s to be shipped: is ingest running?"
+            )
+        return problems
+
+    def _gauges(self) -> dict[str, tuple[str, float]]:
+        return {
+            "spool_bytes": ("Bytes of this process's spool.", self.spool.size_bytes),
+            "capture_losses_total": ("Records that could not be kept.", self.spool.losses),
+            "unshipped_seconds": ("Age of the oldest record that is not in the database.", self._lag_s()),
+            "snapshot_loads_total": ("Loads of keys and routes.", self.keeper.loads),
+            "snapshot_failures_total": ("Loads of keys and routes that failed.", self.keeper.failures),
+        }
+
+    def _lag_s(self) -> float:
+        return self.lag.age_s(self.spool.position, time.monotonic())
