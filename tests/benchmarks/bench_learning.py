@@ -30,7 +30,7 @@ def main() -> int:
         )
         if result.shuffled:
             rows.append(
-                Row(f"{name}: gain [{low}, {high}]", gain, "points", "no gain: interval holds 0", low <= 0)
+                Row(f"{name}: gain [{low}, {high}]", gain, "points", "no gain: lower end <= 0", low <= 0)
             )
         else:
             rows.append(Row(f"{name}: gain [{low}, {high}]", gain, "points", ">= 20", gain >= 20))

@@ -36,9 +36,9 @@ class Behaviour:
     """Leave the length out, as streams do."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Received:
-    """One request as it arrived."""
+    """One request as it arrived, and whether its caller stayed."""
 
     method: str
     path: str
