@@ -24,11 +24,14 @@ EXAMPLE = (
 
 def first_steps(env: Environment, *, now: datetime) -> list[str]:
     """Set up the first login, project, key and model if there is nobody yet; the lines that a newcomer needs."""
+    digest = directory_digest(env.base_model)
+    base = str(env.base_model)
+    serving.register_node(name=serving.EMBEDDED, base_url=env.policy_url, base_model=base, base_sha256=digest)
     lines = ["", f"Dashboard   {env.console_url}", f"Base URL    {env.gateway_url}/v1"]
     if User.objects.filter(is_superuser=True).exists():
         lines += ["Login       as before (forgotten: manage.py changepassword admin)"]
     else:
-        password, key = _set_up(env, now=now)
+        password, key = _set_up(base, digest, now=now)
         lines += ["Login       admin", f"Password    {password}", f"API key     {key}   (project `default`)"]
         lines += ["", "Shown once: the password and the key are not stored.", "", "Try it:"]
         lines += [
@@ -47,18 +50,15 @@ def first_steps(env: Environment, *, now: datetime) -> list[str]:
 
 
 @transaction.atomic
-def _set_up(env: Environment, *, now: datetime) -> tuple[str, str]:
+def _set_up(base: str, digest: str, *, now: datetime) -> tuple[str, str]:
     password = secrets.token_urlsafe(12)
     user = User.objects.create_superuser("admin", password=password)
     organization = accounts.create_organization(name="Default", actor=BY, now=now)
     accounts.add_member(organization=organization, user=user, role=Role.ADMIN, actor=BY, now=now)
     project = accounts.create_project(organization=organization, name="default", actor=BY, now=now)
     _, key = accounts.create_api_key(project=project, name="first key", actor=BY, now=now)
-    digest = directory_digest(env.base_model)
-    base = str(env.base_model)
     version = registry.register_base(
         project=project, line=ALIAS, base_model=base, base_sha256=digest, actor=BY, now=now
     )
     rollout.create_deployment(project=project, alias=ALIAS, champion=version, actor=BY, now=now)
-    serving.register_node(base_url=env.policy_url, base_model=base, base_sha256=digest)
     return password, key

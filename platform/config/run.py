@@ -25,6 +25,7 @@ from django.db.migrations.executor import MigrationExecutor
 
 from config import embedded
 from config.environment import Environment
+from learning.artifacts import UnsafeArtifact, check_base_model
 
 READY_TIMEOUT_S = 120.0
 
@@ -98,6 +99,10 @@ class Product:
             ("RATCHET_POLICY_PORT", self.env.policy_port),
         ]:
             _require_free(name, port)
+        try:
+            check_base_model(self.env.base_model)
+        except UnsafeArtifact as error:
+            raise CannotRun(f"RATCHET_BASE_MODEL: {error}") from None
         started = embedded.start(self.env)
         self._embedded_started = list(embedded.SERVERS) if leftovers else started
         if started:

@@ -63,7 +63,8 @@ class Story:
 
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Any]:
-        """A bar that moves; yields a function that advances it by one, or sets a new text."""
+        """A bar that moves, or where there is no terminal a line each tenth; yields a function that advances it
+        by one, or to a number that was read elsewhere."""
         columns = (
             TextColumn("   {task.description}"),
             BarColumn(30),
@@ -71,14 +72,20 @@ class Story:
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with Progress(*columns, console=self.console) as bar:
+        said = 0
+        with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as bar:
             task = bar.add_task(title, total=total, note="")
 
             def step(done: int | None = None, note: str = "", total: int | None = None) -> None:
+                nonlocal said
                 if done is None:
                     bar.advance(task)
                 else:
                     bar.update(task, completed=done, note=note, total=total)
+                tenths = int(bar.tasks[0].percentage) // 10
+                if tenths > said and not self.console.is_terminal:
+                    said = tenths
+                    self.say(f"{title}: {bar.tasks[0].completed:.0f} of {bar.tasks[0].total:.0f} {note}")
 
             yield step
 

@@ -19,6 +19,8 @@ from release.models import Deployment, ModelVersion, PolicyNode, Promotion, Prom
 
 log = logging.getLogger(__name__)
 
+EMBEDDED = "embedded"
+"""Name of the policy server that runs beside the product; its port may change from one start to the next."""
 LOAD_TIMEOUT_S = 60.0
 ANSWER_TIMEOUT_S = 20.0
 
@@ -28,13 +30,15 @@ every look."""
 
 
 @transaction.atomic
-def register_node(*, base_url: str, base_model: str, base_sha256: str) -> PolicyNode:
-    """Make a node known, or say anew which base it serves. `base_url` is an origin without a path."""
+def register_node(*, base_url: str, base_model: str, base_sha256: str, name: str = "") -> PolicyNode:
+    """Make a node known, or say anew where it is and which base it serves.
+
+    `base_url` is an origin without a path; `name` is the origin's host and port unless told."""
     origin = httpx.URL(base_url.rstrip("/"))
     if origin.scheme not in {"http", "https"} or not origin.host or origin.path not in {"", "/"}:
         raise ValueError(f"a node's URL is an origin such as http://127.0.0.1:8402, not {base_url!r}")
     node, _ = PolicyNode.objects.update_or_create(
-        name=origin.netloc.decode(),
+        name=name or origin.netloc.decode(),
         defaults={"base_url": str(origin).rstrip("/"), "base_model": base_model, "base_sha256": base_sha256},
     )
     notify(ROUTES_CHANGED)

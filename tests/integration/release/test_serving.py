@@ -76,6 +76,14 @@ def test_nodes_are_known_by_their_origin(company: Any) -> None:
             serving.register_node(base_url=wrong, **fields)
 
 
+def test_the_embedded_node_may_move_to_another_port(company: Any) -> None:
+    fields = {"base_model": "/m", "base_sha256": "1" * 64, "name": serving.EMBEDDED}
+    before = serving.register_node(base_url="http://127.0.0.1:8402", **fields)
+    after = serving.register_node(base_url="http://127.0.0.1:9402", **fields)
+    assert after == before
+    assert after.base_url == "http://127.0.0.1:9402"
+
+
 def test_routes_name_champion_and_canary(
     company: Any, node: Any, wire: Any, django_assert_num_queries: Any
 ) -> None:

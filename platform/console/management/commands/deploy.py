@@ -56,6 +56,7 @@ class Command(BaseCommand):
             raise CommandError(f"ALIAS: {error}") from None
         try:
             node = serving.register_node(
+                name="" if options["node"] else serving.EMBEDDED,
                 base_url=options["node"] or settings.ENVIRONMENT.policy_url,
                 base_model=str(base),
                 base_sha256=sha256,
