@@ -91,9 +91,9 @@ def offer(*, evaluation_id: UUID, now: datetime) -> Promotion | None:
     requester = User.objects.filter(username=candidate.job.requested_by).first()
     if requester is None:
         return None
-    reasons = evaluation.evidence.get("reasons") or ["The gate passed."]
+    reason = f"The gate passed on {evaluation.task_count} held-out tasks."
     try:
-        return propose(evaluation=evaluation, requested_by=requester, reason=" ".join(reasons), now=now)
+        return propose(evaluation=evaluation, requested_by=requester, reason=reason, now=now)
     except Refused:
         return None  # another promotion is open, or the champion changed: a person decides what next
 

@@ -106,7 +106,10 @@ class TestOffer:
         assert promotion.due_offers() == [company.evaluation.pk]
         row = promotion.offer(evaluation_id=company.evaluation.pk, now=NOW)
         assert row is not None
-        assert (row.requested_by, row.requested_reason) == (company.maya, "Success rises by 38 points.")
+        assert (row.requested_by, row.requested_reason) == (
+            company.maya,
+            "The gate passed on 300 held-out tasks.",
+        )
         assert promotion.offer(evaluation_id=company.evaluation.pk, now=NOW) == row
         assert promotion.due_offers() == []
 
