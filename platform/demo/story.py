@@ -19,10 +19,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from config.environment import Environment
-from demo import agent, tamper, traffic
+from demo import agent, report, tamper, traffic
 from demo.doors import Project, Visitor, last_json, manage, wait_for
 from demo.recorded import load_runs, serve_in_background
 from learning.environments.registry import get_environment
@@ -108,7 +107,11 @@ def tell(env: Environment, *, hold: bool, password: str) -> dict[str, Any]:
     _proof(story, desk)
     story.report["lost_calls"] = _lost(story, airline, desk)
     story.report["seconds"] = round(time.monotonic() - began, 1)
-    _finish(story)
+    path = report.write(story.report, env.home / "demo")
+    story.console.print()
+    story.console.print(report.table(story.report))
+    story.console.print(f"Report: {path}")
+    sys.stdout.flush()
     return story.report
 
 
@@ -383,34 +386,3 @@ def _lost(story: Story, *projects: Project) -> int:
 
 def _success(worked: list[agent.Worked]) -> float:
     return round(statistics.fmean(run.resolved for run in worked), 4)
-
-
-def _finish(story: Story) -> None:
-    path = story.env.home / "demo" / "report.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(story.report, indent=2) + "\n")
-    r = story.report
-    table = Table(title="What happened", show_header=False, title_justify="left")
-    low, high = r["evaluation"]["ci95"]
-    for name, value in [
-        ("Real traffic", f"{r['real_traffic']['calls']} calls, {r['real_traffic']['runs']} runs, "
-                         f"{r['real_traffic']['strays']} strays, mean reward {r['real_traffic']['mean_reward']:.2f}"),
-        ("Live before", f"{r['live_before']['success']:.1%} of {r['live_before']['runs']} runs resolved"),
-        ("Training", f"{r['training']['algorithm']}, {r['training']['steps']} steps, {r['training']['seconds']} s"),
-        ("Evaluation", f"{r['evaluation']['champion']:.1%} -> {r['evaluation']['candidate']:.1%} on "
-                       f"{r['evaluation']['tasks']} held-out tasks, 95 % interval of the gain "
-                       f"[{low:+.1%}, {high:+.1%}]: {r['evaluation']['verdict']}"),
-        ("Promotion", f"{r['promotion']['version']}, requested by {r['promotion']['requested_by']}, "
-                      f"approved by {r['promotion']['approved_by']}"),
-        ("Live after", f"{r['live_after']['success']:.1%} of {r['live_after']['runs']} runs resolved"),
-        ("Rollback", f"{r['rollback_seconds']} s"),
-        ("Ledger", f"{r['audit']['events']} events, {'verified' if r['audit']['verified'] else 'NOT VERIFIED'}, "
-                   f"tampering {'caught' if r['audit']['tamper_detected'] else 'MISSED'}"),
-        ("Lost calls", str(r["lost_calls"])),
-        ("Time", f"{r['seconds']} s"),
-    ]:  # fmt: skip
-        table.add_row(name, value)
-    story.console.print()
-    story.console.print(table)
-    story.console.print(f"Report: {path}")
-    sys.stdout.flush()

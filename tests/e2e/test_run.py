@@ -108,6 +108,32 @@ def test_a_newcomer_gets_everything_and_a_killed_gateway_comes_back(installation
     assert ask(installation, key).status_code == 200
 
 
+def test_servers_of_the_users_own_are_used_and_left_alone(
+    installation, running: Start, tmp_path: Path
+) -> None:
+    theirs = environment.read({"RATCHET_HOME": str(tmp_path / "theirs")})
+    embedded.start(theirs)
+    try:
+        installation.variables["DATABASE_URL"] = theirs.database_url
+        installation.variables["REDIS_URL"] = theirs.redis_url
+        product = running("run")
+        printed = read_until(product, "Ctrl-C stops everything.")
+        assert "embedded" not in printed
+        key = re.search(r"API key\s+(rk_\S+)", printed)[1]
+        assert ask(installation, key).status_code == 200
+        deadline = time.monotonic() + 20
+        while summary(installation, key)["runs"] < 1:
+            assert time.monotonic() < deadline, "the call did not become a run"
+            time.sleep(0.2)
+        product.send_signal(signal.SIGINT)
+        product.stdout.read()
+        assert product.wait(timeout=60) == 0
+        assert not (installation.home / "postgres").exists()
+        assert embedded.start(theirs) == []  # both still run
+    finally:
+        embedded.stop(theirs)
+
+
 def test_an_occupied_port_is_one_sentence(installation) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", int(installation.variables["RATCHET_CONSOLE_PORT"])))
