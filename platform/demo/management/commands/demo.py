@@ -25,7 +25,8 @@ class Command(BaseCommand):
         def interrupt(number: int, frame: FrameType | None) -> None:
             raise KeyboardInterrupt
 
-        for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what was started must not be left behind
+        # Also where the parent ignores them: what was started must not be left behind.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, interrupt)
         product = Product(settings.ENVIRONMENT)
         try:
