@@ -1,7 +1,6 @@
 """A product of its own for each test: a home and ports that nobody else uses, started by the commands people use."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -70,7 +69,7 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
 
 @pytest.fixture
 def running(installation: Installation) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Start a long command; whatever still runs at the end of the test is asked to stop, as by Ctrl-C."""
+    """Start a long command; whatever still runs at the end of the test is asked to stop."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str) -> "subprocess.Popen[str]":
@@ -80,7 +79,7 @@ def running(installation: Installation) -> Iterator[Callable[..., "subprocess.Po
     yield start
     for process in started:
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
             process.wait(timeout=60)
         if process.stdout:
             process.stdout.close()
