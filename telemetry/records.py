@@ -13,6 +13,16 @@ import orjson
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Served:
+    """Which model a call was sent to."""
+
+    model_served: str = ""
+    model_version_id: UUID | None = None
+    deployment_id: UUID | None = None
+    is_canary: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BeginRecord:
     """A call is about to be relayed: appended before the upstream hears of it."""
 
@@ -24,7 +34,7 @@ class BeginRecord:
     api_key_id: UUID
     started_at: int
     dialect: str
-    """`chat`; empty for what passes through uninterpreted, whose bytes are not kept."""
+    """`chat`, `responses`, ...; empty for what passes through uninterpreted, whose bytes are not kept."""
     method: str
     path: str
     model_requested: str = ""
@@ -58,8 +68,23 @@ class EndRecord:
     finish_reason: str = ""
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    """Of the prompt's tokens, those that the provider had cached."""
+    reasoning_tokens: int | None = None
+    """Of the completion's tokens, those that the model thought with."""
+    cost_microusd: int | None = None
+    """What the upstream's price list says the call cost, in millionths of a US dollar; None without a price."""
     tool_call_count: int = 0
     echo_hash: bytes | None = None
+    upstream_id: UUID | None = None
+    """The provider that answered; None for a policy node of ours, and when nobody answered."""
+    attempts: int = 1
+    """How often the call was sent, retries and fallbacks counted."""
+    served: Served | None = None
+    """Set when a fallback answered: what stands here replaces the begin record's plan."""
+    hidden: tuple[str, ...] = ()
+    """What was asked for on the gateway's own account, so that the client did not see it: `usage`,
+    `token_ids`, `logprobs`. `response` holds it."""
     first_byte_at: int | None = None
     ended_at: int
     response: bytes = b""
@@ -142,15 +167,31 @@ def _hashes(value: list[str]) -> tuple[bytes, ...]:
     return tuple(bytes.fromhex(item) for item in value)
 
 
+def _served(value: dict[str, Any]) -> Served:
+    ids = {name: UUID(value[name]) for name in ("model_version_id", "deployment_id") if value.get(name)}
+    return Served(model_served=value.get("model_served", ""), is_canary=value.get("is_canary", False), **ids)
+
+
 _TYPES: dict[int, type[Record]] = {
     record_type.KIND: record_type for record_type in (BeginRecord, EndRecord, SignalRecord, LossRecord)
 }
 _NAMES = {kind: tuple(field.name for field in fields(record_type)) for kind, record_type in _TYPES.items()}
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(
-        ["call_id", "project_id", "api_key_id", "signal_id", "model_version_id", "deployment_id", "run_hint"],
+        [
+            "call_id",
+            "project_id",
+            "api_key_id",
+            "signal_id",
+            "model_version_id",
+            "deployment_id",
+            "run_hint",
+            "upstream_id",
+        ],
         UUID,
-    ),
+    ),  # fmt: skip
+    "served": _served,
+    "hidden": tuple,
     "prefix_hash": bytes.fromhex,
     "echo_hash": bytes.fromhex,
     "parent_hashes": _hashes,

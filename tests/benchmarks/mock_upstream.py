@@ -1,0 +1,126 @@
+"""A provider that costs next to nothing: what a benchmark puts behind the gateways that it compares.
+
+`python tests/benchmarks/mock_upstream.py PORT` answers every POST with one fixed chat completion, or, when the body
+asks for a stream, with eleven chunks; a `user` field `"pause:<ms>"` makes it wait between chunks. Reads no more of
+HTTP than a length and a body."""
+
+import asyncio
+import json
+import re
+import sys
+from typing import cast
+
+import uvloop
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
+_PAUSE = re.compile(rb'"pause:(\d+)(?::(\d+))?"')
+_HEAD = {"id": "chatcmpl-bench", "object": "chat.completion", "created": 1764000000, "model": "gpt-4o"}
+_USAGE = {"prompt_tokens": 21, "completion_tokens": 9, "total_tokens": 30}
+_WORDS = ["Your ", "order ", "4817 ", "left ", "our ", "depot ", "this ", "morning", "."]
+
+ANSWER = json.dumps(
+    {
+        **_HEAD,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "".join(_WORDS), "refusal": None},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": _USAGE,
+        "system_fingerprint": "fp_bench",
+    }
+).encode()
+
+
+def _event(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    chunk = {**_HEAD, "object": "chat.completion.chunk", "choices": [choice]}
+    return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+
+
+CHUNKS = [
+    _event({"role": "assistant", "content": ""}),
+    *(_event({"content": word}) for word in _WORDS),
+    _event({}, "stop"),
+]
+USAGE_CHUNK = (
+    b"data: "
+    + json.dumps({**_HEAD, "object": "chat.completion.chunk", "choices": [], "usage": _USAGE}).encode()
+    + b"\n\n"
+)
+DONE = b"data: [DONE]\n\n"
+
+
+def _framed(piece: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(piece), piece)
+
+
+_OK = b"HTTP/1.1 200 OK\r\nserver: mock\r\nx-request-id: req_bench\r\n"
+_WHOLE = _OK + b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(ANSWER) + ANSWER
+_STREAM_HEAD = _OK + b"content-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+_LAST = b"0\r\n\r\n"
+
+
+class Mock(asyncio.Protocol):
+    """One connection; requests are answered in order, one at a time."""
+
+    def __init__(self) -> None:
+        self._received = b""
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by name
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        while True:
+            end = self._received.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            head = self._received[:end]
+            length = _LENGTH.search(head)
+            if length:
+                finish = end + 4 + int(length[1])
+                if len(self._received) < finish:
+                    return
+            elif _CHUNKED.search(head):
+                finish = self._received.find(b"0\r\n\r\n", end) + 5
+                if finish < 5:
+                    return
+            else:
+                finish = end + 4
+            body, self._received = self._received[end + 4 : finish], self._received[finish:]
+            self._answer(body)
+
+    def _answer(self, body: bytes) -> None:
+        if b'"stream":true' not in body and b'"stream": true' not in body:
+            self._transport.write(_WHOLE)
+            return
+        pieces = [*CHUNKS, *([USAGE_CHUNK] if b"include_usage" in body else []), DONE]
+        pause = _PAUSE.search(body)
+        if pause is None:
+            self._transport.write(_STREAM_HEAD + b"".join(map(_framed, pieces)) + _LAST)
+        else:
+            repeat = int(pause[2] or 1)
+            slow = [*pieces[:1], *(pieces[1:10] * repeat), *pieces[10:]]
+            asyncio.get_running_loop().create_task(self._slowly(slow, int(pause[1]) / 1000))
+
+    async def _slowly(self, pieces: list[bytes], pause_s: float) -> None:
+        self._transport.write(_STREAM_HEAD + _framed(pieces[0]))
+        for piece in pieces[1:]:
+            await asyncio.sleep(pause_s)
+            self._transport.write(_framed(piece))
+        self._transport.write(_LAST)
+
+
+async def _serve(port: int) -> None:
+    server = await asyncio.get_running_loop().create_server(Mock, "127.0.0.1", port)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(_serve(int(sys.argv[1])))
