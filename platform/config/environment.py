@@ -30,12 +30,25 @@ class Environment:
     policy_port: int
     otlp_endpoint: str
     """OTEL_EXPORTER_OTLP_ENDPOINT; empty means that nothing is exported."""
+    otel_content: bool
+    """Whether spans carry prompts and answers as well."""
     base_model: Path
     """Folder of the base model that the embedded policy server serves."""
+    connect_timeout_s: float
     first_byte_timeout_s: float
     idle_timeout_s: float
+    drain_on_disconnect: bool
+    """RATCHET_ON_DISCONNECT: read an answer on to its end when the client has left, rather than cancel it."""
+    drain_max_bytes: int
+    drain_max_s: float
     spool_max_bytes: int
     """Quota of one gateway process's spool; what comes beyond it is lost, and counted."""
+    fsync_interval_s: float
+    """At most so long is a record only in the page cache."""
+    strict_capture: bool
+    """RATCHET_CAPTURE_SYNC: an answer's last byte waits until the call's end record is on the disk."""
+    max_lag_s: float
+    """A gateway whose oldest record waits longer than this to be shipped is not ready."""
 
     @property
     def sockets(self) -> Path:
@@ -86,12 +99,20 @@ def read(variables: Mapping[str, str] = os.environ) -> Environment:
         console_port=_port(variables, "RATCHET_CONSOLE_PORT", 8401),
         policy_port=_port(variables, "RATCHET_POLICY_PORT", 8402),
         otlp_endpoint=variables.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
+        otel_content=_departs(variables, "RATCHET_OTEL_CONTENT", "0", "1"),
         base_model=Path(
             variables.get("RATCHET_BASE_MODEL") or repository / "deploy" / "models" / "support-desk-base"
         ).absolute(),
-        first_byte_timeout_s=_seconds(variables, "RATCHET_FIRST_BYTE_TIMEOUT_S", 600.0),
-        idle_timeout_s=_seconds(variables, "RATCHET_IDLE_TIMEOUT_S", 300.0),
+        connect_timeout_s=_duration(variables, "RATCHET_CONNECT_TIMEOUT_S", 10.0),
+        first_byte_timeout_s=_duration(variables, "RATCHET_FIRST_BYTE_TIMEOUT_S", 600.0),
+        idle_timeout_s=_duration(variables, "RATCHET_IDLE_TIMEOUT_S", 300.0),
+        drain_on_disconnect=_departs(variables, "RATCHET_ON_DISCONNECT", "cancel", "drain"),
+        drain_max_bytes=_bytes(variables, "RATCHET_DRAIN_MAX_BYTES", 1 << 20),
+        drain_max_s=_duration(variables, "RATCHET_DRAIN_MAX_S", 30.0),
         spool_max_bytes=_bytes(variables, "RATCHET_SPOOL_MAX_BYTES", spool.MAX_BYTES),
+        fsync_interval_s=_duration(variables, "RATCHET_FSYNC_INTERVAL_MS", 10.0, unit="milliseconds") / 1000,
+        strict_capture=_departs(variables, "RATCHET_CAPTURE_SYNC", "interval", "strict"),
+        max_lag_s=_duration(variables, "RATCHET_MAX_LAG_S", 3600.0),
     )
 
 
@@ -114,7 +135,7 @@ def _whole_number(variables: Mapping[str, str], name: str, default: int, *, at_m
     return value
 
 
-def _seconds(variables: Mapping[str, str], name: str, default: float) -> float:
+def _duration(variables: Mapping[str, str], name: str, default: float, *, unit: str = "seconds") -> float:
     text = variables.get(name, "")
     if not text:
         return default
@@ -123,5 +144,13 @@ def _seconds(variables: Mapping[str, str], name: str, default: float) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be a positive number of seconds, not {text!r}")
+        raise ValueError(f"{name} must be a positive number of {unit}, not {text!r}")
     return value
+
+
+def _departs(variables: Mapping[str, str], name: str, default: str, other: str) -> bool:
+    """Whether a setting of two possible values departs from its default."""
+    text = variables.get(name, "") or default
+    if text not in {default, other}:
+        raise ValueError(f"{name} must be {default!r} or {other!r}, not {text!r}")
+    return text == other

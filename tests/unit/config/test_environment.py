@@ -18,6 +18,14 @@ TOLD = {
     "RATCHET_FIRST_BYTE_TIMEOUT_S": "0.5",
     "RATCHET_IDLE_TIMEOUT_S": "90",
     "RATCHET_SPOOL_MAX_BYTES": "1048576",
+    "RATCHET_OTEL_CONTENT": "1",
+    "RATCHET_CONNECT_TIMEOUT_S": "3",
+    "RATCHET_ON_DISCONNECT": "drain",
+    "RATCHET_DRAIN_MAX_BYTES": "4096",
+    "RATCHET_DRAIN_MAX_S": "2.5",
+    "RATCHET_FSYNC_INTERVAL_MS": "2.5",
+    "RATCHET_CAPTURE_SYNC": "strict",
+    "RATCHET_MAX_LAG_S": "60",
 }
 
 
@@ -37,6 +45,14 @@ def test_what_is_told_is_taken() -> None:
         first_byte_timeout_s=0.5,
         idle_timeout_s=90.0,
         spool_max_bytes=1 << 20,
+        otel_content=True,
+        connect_timeout_s=3.0,
+        drain_on_disconnect=True,
+        drain_max_bytes=4096,
+        drain_max_s=2.5,
+        fsync_interval_s=0.0025,
+        strict_capture=True,
+        max_lag_s=60.0,
     )
     assert (env.spool, env.objects) == (Path("/srv/ratchet/spool"), Path("/srv/ratchet/objects"))
 
@@ -52,14 +68,28 @@ def test_without_urls_the_servers_are_our_own_on_sockets_of_this_home() -> None:
     assert env.sockets != environment.read({"RATCHET_HOME": "/srv/other"}).sockets
 
 
+NO_VALUE = {
+    "_PORT": ("0", "65536", "-1", "8e3", "²", "x"),
+    "_S": ("0", "-1", "nan", "inf", "1e999", "5 min"),
+    "_MS": ("0", "-1", "nan", "inf", "1e999", "10ms"),
+    "_BYTES": ("0", "-1", "4GiB", "1.5", "²", "9" * 5000),
+    "_CONTENT": ("2", "true", "off"),
+    "_DISCONNECT": ("1", "DRAIN"),
+    "_SYNC": ("1", "Strict"),
+}
+"""Kind of a variable, by how its name ends -> texts that are no value of it."""
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        *((port, text) for port in TOLD if port.endswith("_PORT") for text in ("0", "65536", "-1", "8e3", "²", "x")),
-        *((name, text) for name in TOLD if name.endswith("_S") for text in ("0", "-1", "nan", "inf", "1e999", "5 min")),
-        *(("RATCHET_SPOOL_MAX_BYTES", text) for text in ("0", "-1", "4GiB", "1.5", "²", "9" * 5000)),
+        (name, text)
+        for name in TOLD
+        for end, texts in NO_VALUE.items()
+        if name.endswith(end)
+        for text in texts
     ],
-)  # fmt: skip
+)
 def test_a_bad_value_names_its_variable(name: str, text: str) -> None:
     assert environment.read(TOLD)
     with pytest.raises(ValueError, match=f"^{name} must be "):
