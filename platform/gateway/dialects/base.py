@@ -18,6 +18,8 @@ class Asked:
     messages: tuple[dict[str, Any], ...] = ()
     """In the shape of chat messages, whatever the dialect, so that runs can be stitched; empty when there are none."""
     metadata_run_id: str = ""
+    previous_response_id: str = ""
+    """The answer that the request continues; its messages then hold only what is new since."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,8 +43,17 @@ class Answer:
         return len(calls) if isinstance(calls, list) else 0
 
 
+class EndWatch(Protocol):
+    """Sees a stream's pieces in order. A tail would not do: in Responses the last event is the whole answer."""
+
+    def feed(self, piece: bytes) -> bool:
+        """Whether the stream has said, with this piece or before, that it is complete."""
+        ...
+
+
 class Hiding(Protocol):
-    """Takes out of an answer what only the gateway asked for. One object an answer; fed in order."""
+    """Takes out of an answer what only the gateway asked for. One object an answer; fed in order, without content
+    encoding. The answer gets shorter: its `content-length` no longer holds."""
 
     def feed(self, piece: bytes) -> bytes:
         """What of the pieces so far may go to the client now; what is not decided yet is held back."""
@@ -79,8 +90,8 @@ class Dialect(Protocol):
         """Read an answer, whole or cut. Never raises on odd content: what cannot be read stays empty."""
         ...
 
-    def is_end(self, tail: bytes) -> bool:
-        """Whether a stream that ends in `tail` (at least its last MAX_END_BYTES) has said that it is complete."""
+    def watch_end(self) -> EndWatch:
+        """What tells a stream's end, for one answer."""
         ...
 
     def ask_more(
@@ -92,7 +103,3 @@ class Dialect(Protocol):
         `body` is the request's bytes without content encoding, `document` the same parsed; other bytes stay as they
         are."""
         ...
-
-
-MAX_END_BYTES = 64
-"""More than the longest spelling of any dialect's end mark."""
