@@ -1,105 +1,108 @@
-"""The stored bytes of an exchange -> the messages that were asked and the message that was answered.
+"""The stored bytes of an exchange -> the messages that were asked and the message that was answered, whatever the
+dialect, in one shape.
 
-Reads chat completions, whole or as an event stream. Pure, and lenient: bytes come from strangers, so what is
-not of a known shape is left out, never raised. What a page shows is the console's business."""
+Pure, and lenient: bytes come from strangers, so what is not of a known shape is left out, never raised. The wire
+formats are read in `telemetry.wire`; what a page shows is the console's business."""
 
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from telemetry.wire import chat, completions, embeddings, messages, responses
+from telemetry.wire.answer import Answer
+from telemetry.wire.lenient import load_object, mapping, mappings, text
+from telemetry.wire.tokens import Sampled, read_tokens
 
 
-def request_messages(body: bytes) -> list[dict[str, Any]]:
+class _ReadAnswer(Protocol):
+    def __call__(self, body: bytes, *, is_stream: bool) -> Answer: ...
+
+
+@dataclass(frozen=True)
+class _Wire:
+    request_messages: Callable[[dict[str, Any]], tuple[dict[str, Any], ...]]
+    read_answer: _ReadAnswer
+
+
+_WIRES: Mapping[str, _Wire] = {
+    "chat": _Wire(chat.request_messages, chat.read_answer),
+    "completions": _Wire(completions.request_messages, completions.read_answer),
+    "embeddings": _Wire(embeddings.request_messages, embeddings.read_answer),
+    "messages": _Wire(messages.request_messages, messages.read_answer),
+    "responses": _Wire(responses.request_messages, responses.read_answer),
+}
+"""By the dialect's name."""
+
+
+def request_messages(body: bytes, dialect: str = "chat") -> list[dict[str, Any]]:
     """The request's messages in one shape (see `_message`); empty when the body has none."""
-    messages = _mapping(_load(body)).get("messages")
-    return (
-        [_message(item) for item in messages if isinstance(item, dict)] if isinstance(messages, list) else []
-    )
+    wire = _WIRES.get(dialect)
+    return [_message(message) for message in wire.request_messages(load_object(body))] if wire else []
 
 
-def offered_tools(body: bytes) -> list[dict[str, Any]]:
-    """The function tools that the request offered, as they were sent."""
-    tools = _mapping(_load(body)).get("tools")
-    named = [_mapping(tool) for tool in tools] if isinstance(tools, list) else []
-    return [tool for tool in named if isinstance(_mapping(tool.get("function")).get("name"), str)]
+def offered_tools(body: bytes, dialect: str = "chat") -> list[dict[str, Any]]:
+    """The function tools that the request offered, in the shape of chat."""
+    tools = [_offered(tool, dialect) for tool in mappings(load_object(body).get("tools"))]
+    return [tool for tool in tools if isinstance(mapping(tool.get("function")).get("name"), str)]
 
 
-def answer_message(body: bytes) -> dict[str, Any] | None:
+def answer_message(body: bytes, dialect: str = "chat") -> dict[str, Any] | None:
     """The first choice's message; None when the answer holds none (an error, a cut stream without a word)."""
-    document = _load(body)
-    if document is None:
-        return _assemble(_events(body))
-    choices = _mapping(document).get("choices")
-    if not isinstance(choices, list) or not choices:
-        return None
-    message = _mapping(choices[0]).get("message")
-    return _message({"role": "assistant"} | message) if isinstance(message, dict) else None
+    wire = _WIRES.get(dialect)
+    message = wire.read_answer(body, is_stream=_is_stream(body)).message if wire else None
+    return _message(message) if message is not None else None
 
 
-def _assemble(events: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
-    """A stream's deltas put together, as the OpenAI SDKs do."""
-    seen = False
-    text: list[str] = []
-    refusal: list[str] = []
-    calls: dict[int, dict[str, Any]] = {}
-    for event in events:
-        choices = event.get("choices")
-        for choice in choices if isinstance(choices, list) else []:
-            delta = _mapping(_mapping(choice).get("delta"))
-            if _mapping(choice).get("index", 0) != 0 or not delta:
-                continue
-            seen = True
-            text.append(_text(delta.get("content")))
-            refusal.append(_text(delta.get("refusal")))
-            pieces = delta.get("tool_calls")
-            for piece in pieces if isinstance(pieces, list) else []:
-                index = _mapping(piece).get("index")
-                call = calls.setdefault(
-                    index if isinstance(index, int) else 0,
-                    {"id": "", "function": {"name": "", "arguments": ""}},
-                )
-                function = _mapping(_mapping(piece).get("function"))
-                call["id"] = call["id"] or _text(_mapping(piece).get("id"))
-                call["function"]["name"] += _text(function.get("name"))
-                call["function"]["arguments"] += _text(function.get("arguments"))
-    if not seen:
-        return None
-    return _message(
-        {
-            "role": "assistant",
-            "content": "".join(text),
-            "refusal": "".join(refusal),
-            "tool_calls": [calls[index] for index in sorted(calls)],
+def sampled_tokens(body: bytes, dialect: str = "chat") -> Sampled | None:
+    """The token ids and log-probabilities of an answer of our own nodes; None for an answer without them."""
+    return read_tokens(body, is_stream=_is_stream(body)) if dialect == "chat" else None
+
+
+def _is_stream(body: bytes) -> bool:
+    """No line of an event stream begins with a bracket, and every answer in JSON does."""
+    return body[:100].lstrip()[:1] not in (b"{", b"[")
+
+
+def _offered(tool: dict[str, Any], dialect: str) -> dict[str, Any]:
+    if dialect == "responses" and tool.get("type") == "function":
+        return {
+            "type": "function",
+            "function": {name: value for name, value in tool.items() if name != "type"},
         }
-    )
+    if dialect == "messages" and tool.get("type", "custom") == "custom":
+        function = {name: value for name, value in tool.items() if name in {"name", "description"}}
+        return {"type": "function", "function": function | {"parameters": tool.get("input_schema")}}
+    return tool
 
 
-def _events(body: bytes) -> Iterator[dict[str, Any]]:
-    for line in body.splitlines():
-        event = _load(line[5:]) if line.startswith(b"data:") else None
-        if isinstance(event, dict):
-            yield event
-
-
-def _message(fields: dict[str, Any]) -> dict[str, Any]:
-    """role, content (text, or parts as they were), and where there is something to say: refusal, tool_calls,
-    tool_call_id, name. Tool calls have an id, a name and their arguments as text."""
+def _message(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """role, content (text, or parts as they were), and where there is something to say: refusal, reasoning,
+    tool_calls, tool_call_id, name. Tool calls have an id, a name and their arguments as text."""
     content = fields.get("content")
     message: dict[str, Any] = {
-        "role": _text(fields.get("role")) or "user",
+        "role": text(fields.get("role")) or "user",
         "content": content if isinstance(content, str | list) else None,
     }
-    calls = fields.get("tool_calls")
-    called = [_tool_call(call) for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
-    rest = {name: _text(fields.get(name)) for name in ("refusal", "tool_call_id", "name")}
+    called = [_tool_call(call) for call in mappings(fields.get("tool_calls"))]
+    if not called and (function := mapping(fields.get("function_call"))):  # the deprecated form
+        called = [_tool_call({"function": function})]
+    rest = {name: text(fields.get(name)) for name in ("refusal", "reasoning", "tool_call_id", "name")}
     return message | {name: value for name, value in {**rest, "tool_calls": called}.items() if value}
 
 
 def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
-    function = _mapping(call.get("function"))
+    function, custom = mapping(call.get("function")), mapping(call.get("custom"))
+    arguments = function.get("arguments")
+    if custom:  # free text, and arguments are JSON
+        arguments = {"input": custom.get("input")}
     return {
-        "id": _text(call.get("id")),
+        "id": text(call.get("id")),
         "type": "function",
-        "function": {"name": _text(function.get("name")), "arguments": _arguments(function.get("arguments"))},
+        "function": {
+            "name": text(function.get("name") or custom.get("name")),
+            "arguments": _arguments(arguments),
+        },
     }
 
 
@@ -107,25 +110,10 @@ def _arguments(value: Any) -> str:
     """The arguments as text. Nesting that no parser takes becomes text that is no JSON, and so counts as
     malformed."""
     try:
-        text = value if isinstance(value, str) else json.dumps(value)
-        json.loads(text)
+        written = value if isinstance(value, str) else json.dumps(value)
+        json.loads(written)
     except ValueError:
-        return text
+        return written
     except RecursionError:
         return "(nested too deeply)"
-    return text
-
-
-def _load(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    return written

@@ -1,11 +1,14 @@
 """What a dialect is: one wire format, read from a copy of the bytes. One file a dialect, all with this face.
 
 A dialect names the paths that it reads, parses a request and an answer, and says what the gateway may ask an
-upstream for on its own account and how that is hidden from the client again. Relaying never depends on an answer
-that parses."""
+upstream for on its own account and how that is hidden from the client again. The reading itself is in
+`telemetry.wire`, where stored bytes are read as well. Relaying never depends on an answer that parses."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from telemetry.wire.answer import Answer
+from telemetry.wire.event_stream import EndWatch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,37 +21,9 @@ class Asked:
     messages: tuple[dict[str, Any], ...] = ()
     """In the shape of chat messages, whatever the dialect, so that runs can be stitched; empty when there are none."""
     metadata_run_id: str = ""
+    """The caller's own name for the run: `metadata.run_id`, or the stored conversation that the request is part of."""
     previous_response_id: str = ""
     """The answer that the request continues; its messages then hold only what is new since."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """The interpreted part of an answer. Nothing of it is sure to be there."""
-
-    response_id: str = ""
-    message: dict[str, Any] | None = None
-    """In the shape of a chat message, as the next request would repeat it."""
-    finish_reason: str = ""
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-    is_whole: bool = False
-    """It came to its own end."""
-
-    @property
-    def tool_call_count(self) -> int:
-        calls = self.message.get("tool_calls") if self.message else None
-        return len(calls) if isinstance(calls, list) else 0
-
-
-class EndWatch(Protocol):
-    """Sees a stream's pieces in order. A tail would not do: in Responses the last event is the whole answer."""
-
-    def feed(self, piece: bytes) -> bool:
-        """Whether the stream has said, with this piece or before, that it is complete."""
-        ...
 
 
 class Hiding(Protocol):
