@@ -189,7 +189,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
             "upstream_id",
         ],
         UUID,
-    ),  # fmt: skip
+    ),
     "served": _served,
     "hidden": tuple,
     "prefix_hash": bytes.fromhex,

@@ -2,7 +2,7 @@
 
 import argparse
 import asyncio
-import contextlib
+import logging
 import os
 import signal
 import socket
@@ -10,10 +10,6 @@ import sys
 
 import django
 import uvloop
-from granian.constants import HTTPModes, Interfaces
-from granian.errors import FatalError
-from granian.log import LogLevels
-from granian.server.embed import Server
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 django.setup()  # before anything that imports a model
@@ -21,11 +17,18 @@ django.setup()  # before anything that imports a model
 from django.conf import settings  # noqa: E402
 
 from gateway.app import Gateway, Limits  # noqa: E402
+from gateway.relay import Patience  # noqa: E402
+from gateway.routing import Timeouts  # noqa: E402
 from gateway.snapshot import DatabaseSource  # noqa: E402
+from gateway.wire.server import Server  # noqa: E402
 from telemetry import otel  # noqa: E402
 from telemetry.spool import Spool  # noqa: E402
 
+log = logging.getLogger("gateway")
+
 BACKLOG = 1024
+GRACE_S = 15.0
+"""How long answers under way may go on once the process has been asked to stop."""
 
 
 def main() -> None:
@@ -33,17 +36,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="gateway", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument(
+        "--share-port", action="store_true", help="let further gateway processes listen on the same port"
+    )
     arguments = parser.parse_args()
-    problem = _occupied(arguments.host, arguments.port)
+    problem = "" if arguments.share_port else _occupied(arguments.host, arguments.port)
     if problem:
         print(problem, file=sys.stderr)
         sys.exit(2)
-    uvloop.run(_serve(arguments.host, arguments.port))
+    sys.exit(uvloop.run(_serve(arguments.host, arguments.port, share_port=arguments.share_port)))
 
 
 def _occupied(host: str, port: int) -> str:
-    """A sentence when the address cannot be bound. Asked here because the server binds with SO_REUSEPORT,
-    which would let two gateways share a port without a word."""
+    """A sentence when the address cannot be bound, or when a process listens there that shares its port."""
     try:
         address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(address[0], socket.SOCK_STREAM) as probe:
@@ -54,40 +59,48 @@ def _occupied(host: str, port: int) -> str:
     return ""
 
 
-async def _serve(host: str, port: int) -> None:
+async def _serve(host: str, port: int, *, share_port: bool) -> int:
     environment = settings.ENVIRONMENT
     gateway = Gateway(
         source=DatabaseSource(),
-        open_spool=lambda: Spool(environment.spool, max_bytes=environment.spool_max_bytes),
+        open_spool=lambda: Spool(
+            environment.spool,
+            max_bytes=environment.spool_max_bytes,
+            fsync_interval_s=environment.fsync_interval_s,
+        ),
         limits=Limits(
-            first_byte_timeout_s=environment.first_byte_timeout_s, idle_timeout_s=environment.idle_timeout_s
+            timeouts=Timeouts(
+                connect_s=environment.connect_timeout_s,
+                first_byte_s=environment.first_byte_timeout_s,
+                idle_s=environment.idle_timeout_s,
+            ),
+            patience=Patience(
+                drains=environment.drain_on_disconnect,
+                drain_max_bytes=environment.drain_max_bytes,
+                drain_max_s=environment.drain_max_s,
+            ),
+            max_lag_s=environment.max_lag_s,
+            is_strict=environment.strict_capture,
         ),
         key_pepper=settings.KEYRING.key_pepper,
         tracing=otel.connect(environment.otlp_endpoint),
+        redis_url=environment.redis_url,
     )
-    server = Server(
-        gateway,
-        address=host,
-        port=port,
-        interface=Interfaces.ASGI,
-        http=HTTPModes.http1,
-        websockets=False,
-        backlog=BACKLOG,
-        log_level=LogLevels.error,  # one below, it warns at each start that embedding is experimental
-    )
+    try:
+        gateway.open()
+    except OSError as error:
+        log.error("the spool cannot be opened: %s", error)
+        return 1
     stop_asked = asyncio.Event()
-
-    def stop() -> None:
-        stop_asked.set()
-        loop.call_soon(server.stop)
-
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    with contextlib.suppress(FatalError):  # its reason has been logged by the application
-        await server.serve()
-    if not stop_asked.is_set():
-        sys.exit("The gateway could not start; its log says why.")
+        loop.add_signal_handler(number, stop_asked.set)
+    server = Server(gateway.serve)
+    await server.start(host, port, backlog=BACKLOG, share_port=share_port)
+    await stop_asked.wait()
+    await server.stop(grace_s=GRACE_S)
+    await gateway.close()
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,55 +1,71 @@
-"""The data plane as a raw ASGI application: who calls, what is asked for, which of the few handlers answers.
+"""The data plane: who calls, what is asked for, which of the few handlers answers.
 
 Relaying is `gateway.relay`, the record of it `gateway.capture`; what may be called is in `gateway.snapshot`. Runs
-without Django's request stack, and without PostgreSQL and Redis once the first snapshot is here."""
+outside Django's request stack, and without PostgreSQL and Redis once the first snapshot is here."""
 
 import asyncio
+import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
-import aiohttp
 import orjson
 
 from accounts import keys
-from gateway import feedback, model_list
+from gateway import feedback, model_list, websocket
+from gateway.breaker import Breakers
 from gateway.capture import Capture, RunGuess, served_by
-from gateway.dialects import chat
+from gateway.dialects import table
+from gateway.dialects.base import Dialect
 from gateway.errors import Refused, bad_request
-from gateway.headers import Header, first, to_upstream
+from gateway.headers import CREDENTIALS, first, to_upstream
 from gateway.lag import ShippingLag
+from gateway.limiter import Limiter
 from gateway.metrics import Metrics
-from gateway.relay import Client, ClientGone, Order, Receive, Relay, Send, open_session
+from gateway.relay import Order, Patience, Relay, Shipment
 from gateway.request import Request
+from gateway.routing import (
+    CredentialUnreadable,
+    Destination,
+    ProjectRoutes,
+    Timeouts,
+    passthrough,
+    plan,
+)
 from gateway.run_names import Naming, named_run, run_name, split_path
-from gateway.snapshot import Caller, SnapshotKeeper, Source, UpstreamTarget
+from gateway.snapshot import Caller, SnapshotKeeper, Source
 from gateway.splice import replace_string
 from gateway.status import Status
-from release.routing import Route, choose
-from telemetry.models import CallOutcome
+from gateway.wire.client import Pool
+from gateway.wire.server import Exchange, Header
 from telemetry.otel import Tracing
 from telemetry.records import BeginRecord
 from telemetry.spool import Spool, SpoolBroken, SpoolFull
+from telemetry.stitching import RunTracker
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 100 << 20
 """Of a request that has to be read before it can be sent on; what passes through has no limit here."""
+_NO_ROUTES = ProjectRoutes()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """How long an upstream may keep a caller waiting."""
+    """What the operator sets: patience with upstreams and callers, and how sure the capture is."""
 
-    first_byte_timeout_s: float
-    idle_timeout_s: float
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    """For upstreams that set none of their own."""
+    patience: Patience = field(default_factory=Patience)
+    max_lag_s: float = 3600.0
+    is_strict: bool = False
 
 
 class Gateway:
-    """The ASGI application. Its lifespan opens and closes what it holds."""
+    """Everything behind the listening socket. `open`, then `serve` for every exchange, then `close`."""
 
     def __init__(
         self,
@@ -59,104 +75,132 @@ class Gateway:
         limits: Limits,
         key_pepper: bytes,
         tracing: Tracing,
+        redis_url: str,
     ) -> None:
         self._source = source
         self._open_spool = open_spool
         self._limits = limits
         self._key_pepper = key_pepper
         self._tracing = tracing
+        self._redis_url = redis_url
         self._metrics = Metrics()
         self._lag = ShippingLag()
+        self._breakers = Breakers()
+        self._pool = Pool()
+        self._relay = Relay(self._pool, self._breakers, limits.patience)
         self._spool: Spool
         self._keeper: SnapshotKeeper
-        self._session: aiohttp.ClientSession
-        self._relay: Relay
         self._capture: Capture
         self._status: Status
+        self._limiter: Limiter
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._live(receive, send)
-        elif scope["type"] == "http":
-            await self._serve(scope, Client(receive, send))
-
-    async def _live(self, receive: Receive, send: Send) -> None:
-        await receive()
-        try:
-            self._open()
-        except OSError as error:
-            log.error("the spool cannot be opened: %s", error)
-            await send({"type": "lifespan.startup.failed", "message": "the spool cannot be opened"})
-            return
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        self._keeper.stop()
-        await self._session.close()
-        await asyncio.to_thread(self._spool.close)
-        await asyncio.to_thread(self._tracing.close)
-        await send({"type": "lifespan.shutdown.complete"})
-
-    def _open(self) -> None:
+    def open(self) -> None:
+        """Raises OSError when the spool cannot be opened."""
         spool = self._spool = self._open_spool()
         self._keeper = SnapshotKeeper(
             self._source,
             process=spool.process,
             on_shipped=lambda shipped: self._lag.shipped(shipped.get(spool.boot, (0, 0))),
         )
-        self._keeper.start()
-        self._session = open_session()
-        self._relay = Relay(
-            self._session,
-            first_byte_timeout_s=self._limits.first_byte_timeout_s,
-            idle_timeout_s=self._limits.idle_timeout_s,
+        self._limiter = Limiter(self._redis_url, lambda: self._keeper.current.limits)
+        self._capture = Capture(
+            spool=spool,
+            metrics=self._metrics,
+            tracing=self._tracing,
+            limiter=self._limiter,
+            clock_us=_clock_us,
+            is_strict=self._limits.is_strict,
+            tracker=RunTracker(),
         )
-        self._capture = Capture(spool, self._metrics, self._tracing, _clock_us)
-        self._status = Status(spool=spool, keeper=self._keeper, lag=self._lag, metrics=self._metrics)
+        self._status = Status(
+            spool=spool,
+            keeper=self._keeper,
+            lag=self._lag,
+            metrics=self._metrics,
+            breakers=self._breakers,
+            limiter=self._limiter,
+            max_lag_s=self._limits.max_lag_s,
+        )
+        self._keeper.start()
+        self._limiter.start()
+        self._pool.start()
 
-    async def _serve(self, scope: dict[str, Any], client: Client) -> None:
+    async def close(self) -> None:
+        """Once no exchange is under way."""
+        self._keeper.stop()
+        self._pool.stop()
+        await self._limiter.stop()
+        await asyncio.to_thread(self._spool.close)
+        await asyncio.to_thread(self._tracing.close)
+
+    async def serve(self, exchange: Exchange) -> None:
+        """Answer one exchange, whatever it is."""
+        path = exchange.target.decode("latin-1")
         try:
-            raw_path = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
-            path, path_run_name = split_path(raw_path)
+            path, _, query = path.partition("?")
+            path, path_run_name = split_path(path)
             if path == "/v1" or path.startswith("/v1/"):
                 request = Request(
-                    caller=self._authenticate(scope["headers"]),
-                    method=scope["method"],
-                    path=path.removeprefix("/v1"),
-                    query=scope["query_string"].decode("latin-1"),
-                    headers=scope["headers"],
-                    path_run_name=path_run_name,
-                    started_at=_clock_us(),
-                    client=client,
+                    self._authenticate(exchange.headers),
+                    exchange.method,
+                    path[3:],
+                    query,
+                    exchange.headers,
+                    path_run_name,
+                    _clock_us(),
+                    exchange,
                 )
                 await self._handle(request)
             else:
-                await self._status.answer(path, client)
+                self._status.answer(path, exchange)
+        except CredentialUnreadable as error:
+            self._refuse(
+                Refused(502, str(error), type="upstream_error", code="upstream_credential"), path, exchange
+            )
         except Refused as refusal:
-            self._metrics.refused[refusal.status] += 1
-            await client.answer(refusal.status, refusal.body())
-        except ClientGone:
-            pass
+            self._refuse(refusal, path, exchange)
         except Exception:
             log.exception("a request failed inside the gateway")
-            if not client.has_answer_begun:
+            if not exchange.has_begun:
                 failure = Refused(500, "The gateway failed; its log says why.", type="server_error")
-                self._metrics.refused[failure.status] += 1
-                await client.answer(failure.status, failure.body())
+                self._refuse(failure, path, exchange)
+
+    def _refuse(self, refusal: Refused, path: str, exchange: Exchange) -> None:
+        self._metrics.refused[refusal.status] += 1
+        exchange.answer(refusal.status, refusal.body(path), refusal.headers)
 
     async def _handle(self, request: Request) -> None:
-        if ".." in unquote(request.path).split("/"):
+        if (".." in request.path or "%" in request.path) and ".." in unquote(request.path).split("/"):
             raise bad_request("The path must not contain `..`.")
-        routes = self._routes(request)
-        if request.method == "POST" and request.path == chat.PATH:
-            await self._chat(request)
-        elif request.method == "POST" and request.path == "/feedback":
+        routes = self._keeper.current.projects.get(request.caller.project_id, _NO_ROUTES)
+        if request.method == "POST" and request.path == "/feedback":
             await self._feedback(request)
-        elif request.method == "GET" and request.path == "/models" and routes:
-            await model_list.answer_all(request, routes, self._known_upstream(request), self._session)
-        elif request.method == "GET" and (alias := model_list.alias_asked_for(request.path, routes)):
-            await model_list.answer_one(request, alias)
+            return
+        names = model_list.names(routes)
+        if request.method == "GET" and request.path == "/models" and names:
+            await model_list.answer_all(request, names, _lists_models(routes), self._pool)
+            return
+        if request.method == "GET" and (alias := model_list.name_asked_for(request.path, names)):
+            model_list.answer_one(request, alias)
+            return
+        if exceeded := self._limiter.refuse(request.caller, request.started_at / 1e6):
+            raise Refused(
+                429,
+                f"The limit is used up ({exceeded.limit}): try again in {exceeded.retry_after_s} s.",
+                type="rate_limit_error",
+                code="rate_limit_exceeded",
+                headers=[
+                    (b"retry-after", b"%d" % exceeded.retry_after_s),
+                    (b"x-ratchet-limit", str(exceeded.limit).encode("ascii", "replace")),
+                ],
+            )
+        dialect = table.BY_PATH.get(request.path) if request.method == "POST" else None
+        if request.exchange.is_upgrade:
+            await self._tunnel(request, routes)
+        elif dialect is not None:
+            await self._call(request, routes, dialect)
         else:
-            await self._pass_through(request)
+            await self._pass_through(request, routes)
 
     def _authenticate(self, headers: Sequence[Header]) -> Caller:
         if not self._keeper.is_loaded:
@@ -166,9 +210,8 @@ class Gateway:
                 type="server_error",
                 code="starting",
             )
-        scheme, _, key = first(headers, b"authorization").partition(" ")
-        key = key.strip()
-        if scheme.lower() != "bearer" or not key:
+        key = _key(headers)
+        if not key:
             raise _unauthorized(
                 "No API key was given. Send the project's key as `Authorization: Bearer rk_...`."
             )
@@ -184,67 +227,111 @@ class Gateway:
             )
         return caller
 
-    def _routes(self, request: Request) -> Mapping[str, Route]:
-        return self._keeper.current.routes.get(request.caller.project_id, {})
-
-    def _known_upstream(self, request: Request) -> UpstreamTarget | None:
-        return self._keeper.current.upstreams.get(request.caller.project_id)
-
-    def _upstream(self, request: Request) -> UpstreamTarget | None:
-        """The project's provider, or None when it has none. Raises Refused when its credential is
-        unreadable."""
-        upstream = self._known_upstream(request)
-        if upstream is not None and upstream.credential is None:
-            raise Refused(
-                502,
-                f"The credential of the upstream {upstream.origin} cannot be read: set the upstream again.",
-                type="upstream_error",
-                code="upstream_credential",
-            )
-        return upstream
-
-    async def _chat(self, request: Request) -> None:
-        body = await request.client.body(MAX_BODY_BYTES)
+    async def _call(self, request: Request, routes: ProjectRoutes, dialect: Dialect) -> None:
+        """A call that a dialect reads."""
+        body = await request.body(MAX_BODY_BYTES)
         plain = request.decoded(body)
-        asked = chat.parse_request(plain)
+        document = _parsed(plain)
+        asked = dialect.parse_request(document)
         name = run_name(Naming(request.headers, request.path_run_name, asked.metadata_run_id))
-        routes = self._routes(request)
-        route = routes.get(asked.model)
-        upstream = self._upstream(request) if route is None else None
-        if route is None and upstream is None:
-            raise _no_such_model(asked.model, sorted(routes))
         run = self._capture.guess_run(
             request.caller, asked.messages, name=name, retry_count=request.retry_count
         )
-        fields: dict[str, Any] = {"model_requested": asked.model, "stream": asked.stream, "request": plain}
-        headers = request.headers
-        own: list[Header] = []
-        if route is not None:
-            target = choose(route, str(run.run_id))
-            base_url, credential = f"{target.node_url}/v1", ""
-            body = replace_string(plain, "model", target.served_name)
-            headers = [(key, value) for key, value in headers if key != b"content-encoding"]
-            fields |= served_by(route, target)
-            own.append((b"x-ratchet-model-version", target.version.encode()))
-        else:
-            assert upstream is not None
-            base_url, credential = upstream.base_url, upstream.credential or ""
-            fields["model_served"] = asked.model
-        record = request.begin_record(run, dialect=chat.NAME, **fields)
-        order = Order(
-            method=request.method,
-            url=request.url_at(base_url),
-            headers=to_upstream(headers, credential),
-            body=body,
-            answer_headers=[*_own_headers(record), *own],
+        destinations = plan(
+            routes,
+            model=asked.model,
+            dialect=dialect.name,
+            run_id=str(run.run_id),
+            defaults=self._limits.timeouts,
         )
-        request.client.cancel_when_gone()
-        await self._run(request, record, order)
+        if not destinations:
+            raise _no_such_model(asked.model, model_list.names(routes))
+        planned = served_by(destinations[0], asked.model)
+        record = request.begin_record(
+            run,
+            dialect=dialect.name,
+            model_requested=asked.model,
+            model_served=planned.model_served,
+            model_version_id=planned.model_version_id,
+            deployment_id=planned.deployment_id,
+            is_canary=planned.is_canary,
+            stream=asked.stream,
+            request=plain,
+        )
+        own = _own_headers(record)
 
-    async def _pass_through(self, request: Request) -> None:
+        def prepare(destination: Destination) -> Shipment:
+            sent = body
+            if destination.model and destination.model != asked.model:
+                sent = replace_string(plain, "model", destination.model)
+            addition = dialect.ask_more(
+                sent if sent is not body else plain,
+                document,
+                asks_usage=destination.asks_usage,
+                is_own_node=destination.is_own,
+            )
+            without: list[bytes] = []
+            if addition is not None:
+                sent = addition.body
+                without.append(b"accept-encoding")  # what is hidden has to be found
+            if sent is not body:
+                without.append(b"content-encoding")
+            version = (
+                [(b"x-ratchet-model-version", destination.version.encode())] if destination.version else []
+            )
+            return Shipment(
+                to_upstream(request.headers, destination.auth, without=without),
+                sent,
+                addition,
+                [*own, *version],
+            )
+
+        order = Order(method=request.method, path=request.target, plan=destinations, prepare=prepare)
+        await self._run(request, record, order, dialect)
+
+    async def _pass_through(self, request: Request, routes: ProjectRoutes) -> None:
         """Everything that is not interpreted: relayed to the project's upstream, the exchange noted without
         its bytes."""
-        upstream = self._upstream(request)
+        upstream = self._upstream_of(request, routes)
+        record = request.begin_record(_named(request))
+        own = _own_headers(record)
+        exchange = request.exchange
+
+        def prepare(destination: Destination) -> Shipment:
+            headers = to_upstream(request.headers, destination.auth)
+            length = first(request.headers, b"content-length")
+            if length:
+                headers.append((b"content-length", length.encode("latin-1")))
+            return Shipment(headers, exchange.pieces() if exchange.has_body else None, None, own)
+
+        order = Order(
+            method=request.method,
+            path=request.target,
+            plan=[upstream],
+            prepare=prepare,
+            is_replayable=not exchange.has_body,
+        )
+        await self._run(request, record, order, None)
+
+    async def _run(
+        self, request: Request, record: BeginRecord, order: Order, dialect: Dialect | None
+    ) -> None:
+        call = self._capture.begin(
+            record, request.caller, dialect=dialect, traceparent=first(request.headers, b"traceparent")
+        )
+        self._metrics.in_flight += 1
+        try:
+            await self._relay.run(order, request.exchange, call)
+        finally:
+            call.end_unsaid()
+            self._metrics.in_flight -= 1
+
+    async def _tunnel(self, request: Request, routes: ProjectRoutes) -> None:
+        upstream = self._upstream_of(request, routes)
+        await websocket.relay(request, upstream, _named(request), self._pool, self._capture)
+
+    def _upstream_of(self, request: Request, routes: ProjectRoutes) -> Destination:
+        upstream = passthrough(routes, family=request.family)
         if upstream is None:
             raise Refused(
                 404,
@@ -252,35 +339,10 @@ class Gateway:
                 " /v1/chat/completions with one of the project's models.",
                 code="unknown_url",
             )
-        name = run_name(Naming(request.headers, request.path_run_name, ""))
-        run = RunGuess(named_run(request.caller.key_id, name), name) if name else None
-        record = request.begin_record(run)
-        headers = to_upstream(request.headers, upstream.credential or "")
-        length = first(request.headers, b"content-length")
-        if length:
-            headers.append(("content-length", length))
-        order = Order(
-            method=request.method,
-            url=request.url_at(upstream.base_url),
-            headers=headers,
-            body=_streamed(request.client) if request.has_body else None,
-            answer_headers=_own_headers(record),
-        )
-        if not request.has_body:
-            request.client.cancel_when_gone()
-        await self._run(request, record, order)
-
-    async def _run(self, request: Request, record: BeginRecord, order: Order) -> None:
-        call = self._capture.begin(record, first(request.headers, b"traceparent"))
-        self._metrics.in_flight += 1
-        try:
-            await self._relay.run(order, request.client, call)
-        finally:
-            call.end(CallOutcome.UNREACHABLE)  # says nothing when the relay has ended the call, as it should
-            self._metrics.in_flight -= 1
+        return upstream
 
     async def _feedback(self, request: Request) -> None:
-        body = await request.client.body(feedback.MAX_BODY_BYTES)
+        body = await request.body(feedback.MAX_BODY_BYTES)
         record = feedback.parse(body, caller=request.caller, received_at=request.started_at)
         try:
             self._spool.append(record)
@@ -291,13 +353,49 @@ class Gateway:
                 503, "The feedback could not be stored: try again later.", type="server_error", code="spool"
             ) from None
         self._metrics.feedback += 1
-        await request.client.answer(202, orjson.dumps({"id": record.signal_id, "status": "accepted"}))
+        request.exchange.answer(202, orjson.dumps({"id": record.signal_id, "status": "accepted"}))
 
 
-async def _streamed(client: Client) -> AsyncIterator[bytes]:
-    async for piece in client.pieces():
-        yield piece
-    client.cancel_when_gone()
+def _lists_models(routes: ProjectRoutes) -> Destination | None:
+    """Whose models stand behind the project's own names; nobody's while the credential cannot be read."""
+    try:
+        return passthrough(routes)
+    except CredentialUnreadable:
+        return None
+
+
+def _key(headers: Sequence[Header]) -> str:
+    """The caller's key, from wherever its SDK puts it."""
+    for name in CREDENTIALS:
+        value = first(headers, name)
+        if name == b"authorization":
+            scheme, _, value = value.partition(" ")
+            value = value if scheme.lower() == "bearer" else ""
+        if value.strip():
+            return value.strip()
+    return websocket.key_in_protocol(headers)
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    """The request's JSON object. Raises Refused (400)."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        reason = error.msg
+        try:
+            # orjson is stricter than some upstreams, e.g. with lone surrogates: those may judge for themselves.
+            document = json.loads(body.decode())
+        except (ValueError, RecursionError):
+            raise bad_request(f"The request body is not valid JSON: {reason}.") from None
+    if not isinstance(document, dict):
+        raise bad_request("The request body must be a JSON object.")
+    return document
+
+
+def _named(request: Request) -> RunGuess | None:
+    """The run that the caller names in its headers or path, for calls whose bodies are not read."""
+    name = run_name(Naming(request.headers, request.path_run_name, ""))
+    return RunGuess(named_run(request.caller.key_id, name), name) if name else None
 
 
 def _own_headers(record: BeginRecord) -> list[Header]:
@@ -307,8 +405,8 @@ def _own_headers(record: BeginRecord) -> list[Header]:
     return own
 
 
-def _no_such_model(model: str, aliases: list[str]) -> Refused:
-    has = f"It has: {', '.join(aliases)}." if aliases else "It has no model of its own and no upstream yet."
+def _no_such_model(model: str, names: Sequence[str]) -> Refused:
+    has = f"It has: {', '.join(names)}." if names else "It has no model of its own and no upstream yet."
     return Refused(
         404,
         f"The model `{model}` does not exist in this project. {has}",

@@ -4,6 +4,7 @@ The begin record is written before the upstream hears of the call, the end recor
 byte leaves. Nothing here raises into the relay: what cannot be captured is counted, and the customer's call
 goes on."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,16 +12,18 @@ from typing import Any
 from uuid import UUID
 
 from gateway import encodings, run_names
-from gateway.dialects import chat
+from gateway.dialects.base import Dialect
+from gateway.limiter import Limiter
 from gateway.metrics import Metrics
+from gateway.routing import Destination
 from gateway.snapshot import Caller
 from kernel.ids import uuid7
-from release.routing import Route, Target
 from telemetry.models import CallOutcome
 from telemetry.otel import Tracing
-from telemetry.records import BeginRecord, EndRecord, Record
+from telemetry.records import BeginRecord, EndRecord, Record, Served
 from telemetry.spool import Spool, SpoolBroken, SpoolFull
 from telemetry.stitching import Hashes, RunTracker, extend, roll
+from telemetry.wire.event_stream import EndWatch
 
 log = logging.getLogger(__name__)
 
@@ -37,15 +40,18 @@ class RunGuess:
     hashes: Hashes | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
 class Capture:
-    """What the calls of one process share: spool, tracker, counters."""
+    """What the calls of one process share: spool, tracker, limits, counters."""
 
-    def __init__(self, spool: Spool, metrics: Metrics, tracing: Tracing, clock_us: Callable[[], int]) -> None:
-        self.spool = spool
-        self.metrics = metrics
-        self.tracing = tracing
-        self.clock_us = clock_us
-        self.tracker = RunTracker()
+    spool: Spool
+    metrics: Metrics
+    tracing: Tracing
+    limiter: Limiter
+    clock_us: Callable[[], int]
+    is_strict: bool
+    """The answer's last byte waits until the end record is on the disk."""
+    tracker: RunTracker
 
     def guess_run(
         self, caller: Caller, messages: Sequence[Mapping[str, Any]], *, name: str, retry_count: int
@@ -57,13 +63,15 @@ class Capture:
                 return RunGuess(run_names.named_run(caller.key_id, name), name, hashes)
             return RunGuess(self.tracker.open(caller.key_id, hashes, retry_count).run_id, "", hashes)
         except Exception:
-            self._failed("the run could not be guessed")
+            self.failed("the run could not be guessed")
             return RunGuess(run_names.named_run(caller.key_id, name) if name else uuid7(), name)
 
-    def begin(self, record: BeginRecord, traceparent: str) -> "CallCapture":
+    def begin(
+        self, record: BeginRecord, caller: Caller, *, dialect: Dialect | None, traceparent: str
+    ) -> "CallCapture":
         """Write the begin record; the result takes the rest of the call."""
         self.append(record)
-        return CallCapture(self, record, traceparent)
+        return CallCapture(self, record, caller, dialect, traceparent)
 
     def append(self, record: Record) -> None:
         """Write, or count: the spool counts what it had no room for."""
@@ -72,31 +80,42 @@ class Capture:
         except (SpoolFull, SpoolBroken) as error:
             log.debug("a record was lost: %s", error)
         except Exception:
-            self._failed("a record could not be written")
+            self.failed("a record could not be written")
 
-    def _failed(self, sentence: str) -> None:
+    def failed(self, sentence: str) -> None:
+        """Count something that could not be captured, and log the exception under way."""
         self.metrics.capture_errors += 1
         log.exception(sentence)
 
 
-def served_by(route: Route, target: Target) -> dict[str, Any]:
-    """The begin record's fields that say which version of ours answers."""
-    return {
-        "model_served": target.served_name,
-        "model_version_id": UUID(target.model_version_id),
-        "deployment_id": UUID(route.deployment_id),
-        "is_canary": target is route.canary,
-    }
+def served_by(destination: Destination, model: str) -> Served:
+    """What a record says of who is asked."""
+    return Served(
+        model_served=destination.model or model,
+        model_version_id=destination.model_version_id,
+        deployment_id=destination.deployment_id,
+        is_canary=destination.is_canary,
+    )
 
 
 class CallCapture:
     """One call under way. `receive` and `end` copy what the relay sees; `end` counts once, whoever calls it
     first."""
 
-    def __init__(self, capture: Capture, begin: BeginRecord, traceparent: str) -> None:
+    __slots__ = (
+        "_attempts", "_caller", "_capture", "_destination", "_dialect", "_encoding", "_end_watch",
+        "_first_byte_at", "_hidden", "_kept_bytes", "_media_type", "_pieces", "_status", "_traceparent", "begin",
+        "is_ended",
+    )  # fmt: skip
+
+    def __init__(
+        self, capture: Capture, begin: BeginRecord, caller: Caller, dialect: Dialect | None, traceparent: str
+    ) -> None:
         self.begin = begin
         self.is_ended = False
         self._capture = capture
+        self._caller = caller
+        self._dialect = dialect
         self._traceparent = traceparent
         self._status: int | None = None
         self._media_type = ""
@@ -104,65 +123,130 @@ class CallCapture:
         self._first_byte_at: int | None = None
         self._pieces: list[bytes] = []
         self._kept_bytes = 0
+        self._end_watch: EndWatch | None = None
+        self._attempts = 0
+        self._destination: Destination | None = None
+        self._hidden: tuple[str, ...] = ()
+
+    def sent(self, destination: Destination, hidden: tuple[str, ...]) -> None:
+        """The call is about to be sent there, for the first time or again; `hidden` is what the gateway asks for on
+        its own account."""
+        self._attempts += 1
+        self._destination, self._hidden = destination, hidden
+
+    def gave_way(self, destination: Destination) -> None:
+        """The answer that the caller gets is an earlier one, from there."""
+        self._destination, self._hidden = destination, ()
 
     def answered(self, status: int, media_type: str, encoding: str) -> None:
         """The answer's status and headers are here."""
         self._status, self._media_type, self._encoding = status, media_type, encoding
+        if self._dialect is not None and media_type == "text/event-stream":
+            self._end_watch = self._dialect.watch_end()
 
     def receive(self, piece: bytes) -> None:
         """A piece of the answer, as it came."""
         if self._first_byte_at is None:
             self._first_byte_at = self._capture.clock_us()
-        if self.begin.dialect and self._kept_bytes < MAX_KEPT_BYTES:
+        if self._dialect is not None and self._kept_bytes < MAX_KEPT_BYTES:
             self._pieces.append(piece)
             self._kept_bytes += len(piece)
+
+    def has_said_end(self) -> bool:
+        """Whether the stream has said, with its latest piece or before, that it is complete."""
+        return self._end_watch is not None and bool(self._pieces) and self._end_watch.feed(self._pieces[-1])
+
+    async def end_before_last_byte(self, outcome: CallOutcome) -> None:
+        """Write the end record; where capture is strict, wait until the disk has it."""
+        if self.is_ended:
+            return
+        self.end(outcome)
+        if self._capture.is_strict:
+            try:
+                await asyncio.wrap_future(self._capture.spool.synced())
+            except SpoolBroken:
+                log.debug("a record may not be on the disk")  # counted by the spool
+
+    def end_unsaid(self) -> None:
+        """Write the end record of a call that an error of the gateway's own has ended. Says nothing when the call has
+        been ended, as it should have been."""
+        self.end(CallOutcome.UNREACHABLE)
 
     def end(self, outcome: CallOutcome) -> None:
         """Write the end record."""
         if self.is_ended:
             return
         self.is_ended = True
-        record = EndRecord(call_id=self.begin.call_id, outcome=outcome, ended_at=self._capture.clock_us())
+        capture = self._capture
+        record = EndRecord(
+            call_id=self.begin.call_id,
+            outcome=outcome,
+            ended_at=capture.clock_us(),
+            status_code=self._status,
+            first_byte_at=self._first_byte_at,
+            response_type=self._media_type,
+            upstream_id=self._destination.upstream_id if self._destination else None,
+            attempts=self._attempts,
+            hidden=self._hidden,
+        )
         try:
-            record = self._filled(record)
+            if self._dialect is not None:
+                record = self._read(record, self._dialect)
             if record.echo_hash is not None and self.begin.run_hint is not None:
-                self._capture.tracker.answered(self.begin.api_key_id, self.begin.run_hint, record.echo_hash)
+                capture.tracker.answered(self.begin.api_key_id, self.begin.run_hint, record.echo_hash)
+            tokens = (record.prompt_tokens or 0) + (record.completion_tokens or 0)
+            capture.limiter.charge(
+                self._caller,
+                tokens=tokens,
+                microusd=record.cost_microusd or 0,
+                now_s=record.ended_at / 1e6,
+            )
         except Exception:
-            self._capture._failed("an answer could not be read")
-        self._capture.append(record)
-        self._capture.metrics.calls[record.outcome] += 1
-        self._capture.tracing.observe(self.begin, record, self._traceparent)
+            capture.failed("an answer could not be read")
+        capture.append(record)
+        capture.metrics.calls[record.outcome] += 1
+        capture.tracing.observe(self.begin, record, self._traceparent)
 
-    def _filled(self, record: EndRecord) -> EndRecord:
-        """The record with what the answer says."""
-        body, response_type = b"".join(self._pieces), self._media_type
+    def _read(self, record: EndRecord, dialect: Dialect) -> EndRecord:
+        """The record with what the answer says, and who gave it when that is not who was planned."""
+        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        response_type = self._media_type
         try:
             body = encodings.decode(body, self._encoding)
         except encodings.Undecodable:
             response_type = f"{response_type}; content-encoding={self._encoding}"
-        record = replace(
-            record,
-            status_code=self._status,
-            first_byte_at=self._first_byte_at,
-            response=body,
-            response_type=response_type,
-        )
-        if self.begin.dialect != chat.NAME or self._status is None or self._status >= 400:
-            return record
-        is_stream = self._media_type.startswith("text/event-stream")
-        answer = chat.parse_answer(body, is_stream=is_stream)
+        read: dict[str, Any] = {"response": body, "response_type": response_type}
+        destination = self._destination
+        if destination is not None:
+            served = served_by(destination, self.begin.model_requested)
+            if served != Served(
+                model_served=self.begin.model_served,
+                model_version_id=self.begin.model_version_id,
+                deployment_id=self.begin.deployment_id,
+                is_canary=self.begin.is_canary,
+            ):
+                read["served"] = served
+        if self._status is None or self._status >= 400:
+            return replace(record, **read)
+        is_stream = self._media_type == "text/event-stream"
+        answer = dialect.parse_answer(body, is_stream=is_stream)
         is_complete = record.outcome == CallOutcome.COMPLETE
         if is_complete and is_stream and not answer.is_whole:
-            record = replace(record, outcome=CallOutcome.UPSTREAM_CUT)
-        echo = None
+            read["outcome"] = CallOutcome.UPSTREAM_CUT
         if is_complete and answer.message and self.begin.prefix_hash:
-            echo = extend(self.begin.prefix_hash, answer.message)
+            read["echo_hash"] = extend(self.begin.prefix_hash, answer.message)
+        if destination is not None and destination.price is not None:
+            read["cost_microusd"] = destination.price.microusd(
+                answer.prompt_tokens or 0, answer.completion_tokens or 0, answer.cached_tokens or 0
+            )
         return replace(
             record,
             response_id=answer.response_id,
             finish_reason=answer.finish_reason,
             prompt_tokens=answer.prompt_tokens,
             completion_tokens=answer.completion_tokens,
+            cached_tokens=answer.cached_tokens,
+            reasoning_tokens=answer.reasoning_tokens,
             tool_call_count=answer.tool_call_count,
-            echo_hash=echo,
+            **read,
         )

@@ -1,6 +1,9 @@
-"""What the gateway itself answers when it cannot relay: OpenAI's error shape, one sentence on what to do.
+"""What the gateway itself answers when it cannot relay: the provider's error shape, one sentence on what to do.
 
 An error of the upstream is not made here: its bytes pass through."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import orjson
 
@@ -17,6 +20,7 @@ class Refused(Exception):
         type: str = "invalid_request_error",
         param: str | None = None,
         code: str | None = None,
+        headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -24,11 +28,17 @@ class Refused(Exception):
         self.type = type
         self.param = param
         self.code = code
+        self.headers = headers
+        """Of the answer, beside those that every one has."""
 
-    def body(self) -> bytes:
-        """`{"error": {"message", "type", "param", "code"}}`, as OpenAI's SDKs parse it."""
+    def body(self, path: str = "") -> bytes:
+        """`{"error": {"message", "type", "param", "code"}}`, as OpenAI's SDKs parse it; below `/v1/messages` also with
+        the member by which Anthropic's SDKs know an error."""
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return orjson.dumps({"error": error})
+        document: dict[str, Any] = {"error": error}
+        if path.startswith("/v1/messages"):
+            document = {"type": "error", **document}
+        return orjson.dumps(document)
 
 
 def bad_request(message: str, *, param: str | None = None, code: str | None = None) -> Refused:

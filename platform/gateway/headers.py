@@ -1,11 +1,11 @@
 """Which headers pass, in both directions. Everything does, except what belongs to one connection and what is
 Ratchet's.
 
-Header names arrive in lower case from ASGI; values are bytes and stay as they are."""
+Requests' names are in lower case; answers' names and all values are bytes that stay as they came."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-Header = tuple[bytes, bytes]
+from gateway.wire.server import Header
 
 HOP_BY_HOP = frozenset(
     {
@@ -21,49 +21,59 @@ HOP_BY_HOP = frozenset(
     }
 )
 """RFC 9110 section 7.6.1, with the two that clients send all the same."""
-_NOT_FORWARDED = HOP_BY_HOP | {
-    b"host",  # the upstream's own
-    b"authorization",  # ours; the upstream's credential takes its place
-    b"content-length",  # set from the body that is sent
-    b"expect",  # the server below has answered it
-}
+CREDENTIALS = (b"authorization", b"x-api-key", b"api-key")
+"""Where callers put the project's key: as OpenAI's, Anthropic's and Azure's SDKs do. None of them is forwarded; the
+upstream's credential takes their place."""
+_NOT_FORWARDED = (
+    HOP_BY_HOP
+    | frozenset(CREDENTIALS)
+    | {
+        b"host",  # the upstream's own
+        b"content-length",  # set from the body that is sent
+        b"expect",  # answered here
+    }
+)
 _PREFIX = b"x-ratchet-"
 
 
 def first(headers: Iterable[Header], name: bytes) -> str:
     """The first value of a header, or an empty text."""
-    return next((value.decode("latin-1") for key, value in headers if key == name), "")
+    for key, value in headers:
+        if key == name:
+            return value.decode("latin-1")
+    return ""
 
 
-def to_upstream(headers: Iterable[Header], credential: str) -> list[tuple[str, str]]:
-    """The client's headers as the upstream may see them, with its credential when it has one."""
-    headers = list(headers)
-    dropped = _NOT_FORWARDED | _named_by_connection(headers)
-    kept = [
-        (name.decode("latin-1"), _text(value))
-        for name, value in headers
-        if name not in dropped and not name.startswith(_PREFIX)
-    ]
-    if credential:
-        kept.append(("authorization", f"Bearer {credential}"))
+def to_upstream(
+    headers: Sequence[Header], auth: Header | None, *, without: Iterable[bytes] = ()
+) -> list[Header]:
+    """The client's headers as the upstream may see them, with its credential when it has one; `without` names
+    further ones to leave out."""
+    dropped = _NOT_FORWARDED | _named_by_connection(headers) | frozenset(without)
+    kept = [(name, value) for name, value in headers if name not in dropped and not name.startswith(_PREFIX)]
+    if auth is not None:
+        kept.append(auth)
     return kept
 
 
-def to_client(raw_headers: Iterable[Header]) -> list[Header]:
-    """The upstream's headers as the client may see them: repeated ones stay repeated."""
-    headers = [(name.lower(), value) for name, value in raw_headers]
-    dropped = HOP_BY_HOP | _named_by_connection(headers)
-    return [(name, value) for name, value in headers if name not in dropped and not name.startswith(_PREFIX)]
-
-
-def _text(value: bytes) -> str:
-    """Text that the HTTP client below will write as these bytes again: it writes UTF-8."""
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
+def to_client(headers: Sequence[Header], *, has_length: bool = True) -> list[Header]:
+    """The upstream's headers as the client may see them: repeated ones stay repeated. Without `has_length` the
+    body's length changes on the way."""
+    dropped = HOP_BY_HOP if has_length else HOP_BY_HOP | {b"content-length"}
+    if any(len(name) == 10 and name.lower() == b"connection" for name, _ in headers):
+        dropped = dropped | _named_by_connection((name.lower(), value) for name, value in headers)
+    kept = []
+    for name, value in headers:
+        lower = name.lower()
+        if lower not in dropped and not lower.startswith(_PREFIX):
+            kept.append((name, value))
+    return kept
 
 
 def _named_by_connection(headers: Iterable[Header]) -> frozenset[bytes]:
     values = [value for name, value in headers if name == b"connection"]
-    return frozenset(item.strip().lower() for value in values for item in value.split(b","))
+    return (
+        frozenset(item.strip().lower() for value in values for item in value.split(b","))
+        if values
+        else frozenset()
+    )

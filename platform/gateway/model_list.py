@@ -1,71 +1,71 @@
-"""`GET /v1/models`: the project's aliases in OpenAI's shape, with the models of its upstream behind them.
+"""`GET /v1/models`: the project's own names in OpenAI's shape, with the models of its upstream behind them.
 
-Only a project with aliases is answered here; without one, the request passes through like any other."""
+Only a project with names of its own is answered here; without one, the request passes through like any other."""
 
 import asyncio
 import logging
-from collections.abc import Container, Iterable
+from collections.abc import Container, Sequence
 from typing import Any
 from urllib.parse import unquote
 
-import aiohttp
 import orjson
-from yarl import URL
 
 from gateway.headers import to_upstream
 from gateway.request import Request
-from gateway.snapshot import UpstreamTarget
+from gateway.routing import Destination, ProjectRoutes
+from gateway.wire.client import Origin, Pool, UpstreamFailure
 
 log = logging.getLogger(__name__)
 
 UPSTREAM_TIMEOUT_S = 10.0
+MAX_LIST_BYTES = 16 << 20
 
 
-async def answer_all(
-    request: Request, aliases: Iterable[str], upstream: UpstreamTarget | None, session: aiohttp.ClientSession
-) -> None:
-    """The project's aliases, then what its upstream lists; without the upstream when that cannot be had."""
-    own = sorted(aliases)
-    models = [_model(alias) for alias in own]
-    if upstream is not None and upstream.credential is not None:
-        listed = await _listed_by(upstream, request, session)
+def names(routes: ProjectRoutes) -> list[str]:
+    """What the project calls models by itself: aliases and deployments."""
+    return sorted({*routes.aliases, *routes.deployments}) if routes.aliases or routes.deployments else []
+
+
+async def answer_all(request: Request, own: Sequence[str], upstream: Destination | None, pool: Pool) -> None:
+    """The project's names, then what its upstream lists; without the upstream when that cannot be had."""
+    models = [_model(name) for name in own]
+    if upstream is not None:
+        listed = await _listed_by(upstream, request, pool)
         models += [model for model in listed if model.get("id") not in own]
-    await request.client.answer(200, orjson.dumps({"object": "list", "data": models}))
+    request.exchange.answer(200, orjson.dumps({"object": "list", "data": models}))
 
 
-async def answer_one(request: Request, alias: str) -> None:
-    """One alias, as `/v1/models/<alias>` asks for it."""
-    await request.client.answer(200, orjson.dumps(_model(alias)))
+def answer_one(request: Request, name: str) -> None:
+    """One name, as `/v1/models/<name>` asks for it."""
+    request.exchange.answer(200, orjson.dumps(_model(name)))
 
 
-def alias_asked_for(path: str, aliases: Container[str]) -> str:
-    """The alias that the path behind `/v1` asks about, or an empty text when it is none of `aliases`."""
+def name_asked_for(path: str, own: Container[str]) -> str:
+    """The name that the path behind `/v1` asks about, or an empty text when it is none of `own`."""
+    if not path.startswith("/models/"):
+        return ""
     name = unquote(path.removeprefix("/models/"))
-    return name if path.startswith("/models/") and name in aliases else ""
+    return name if name in own else ""
 
 
-async def _listed_by(
-    upstream: UpstreamTarget, request: Request, session: aiohttp.ClientSession
-) -> list[dict[str, Any]]:
-    headers = [
-        header
-        for header in to_upstream(request.headers, upstream.credential or "")
-        if header[0] != "accept-encoding"
-    ]
+async def _listed_by(upstream: Destination, request: Request, pool: Pool) -> list[dict[str, Any]]:
+    headers = to_upstream(request.headers, upstream.auth, without=[b"accept-encoding"])
+    origin, prefix = Origin.of(upstream.base_url)
     try:
-        async with (
-            asyncio.timeout(UPSTREAM_TIMEOUT_S),
-            session.get(
-                URL(request.url_at(upstream.base_url), encoded=True), headers=headers, allow_redirects=False
-            ) as response,
-        ):
-            data = orjson.loads(await response.read())["data"]
-            return [model for model in data if isinstance(model, dict)]
-    except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError) as error:
-        log.info("models of %s are not listed: %s", upstream.origin, type(error).__name__)
+        async with asyncio.timeout(UPSTREAM_TIMEOUT_S):
+            body = await pool.fetch(
+                origin,
+                prefix + request.target,
+                headers,
+                connect_timeout_s=upstream.timeouts.connect_s,
+                limit_bytes=MAX_LIST_BYTES,
+            )
+            return [model for model in orjson.loads(body)["data"] if isinstance(model, dict)]
+    except (UpstreamFailure, TimeoutError, ValueError, LookupError, TypeError) as error:
+        log.info("models of %s are not listed: %s", origin, type(error).__name__)
         return []
 
 
-def _model(alias: str) -> dict[str, Any]:
-    """An alias in the shape of OpenAI's model object. It has no date of its own."""
-    return {"id": alias, "object": "model", "created": 0, "owned_by": "ratchet"}
+def _model(name: str) -> dict[str, Any]:
+    """A name in the shape of OpenAI's model object. It has no date of its own."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "ratchet"}

@@ -1,263 +1,322 @@
-"""One exchange with an upstream: bytes through in both directions, a copy to the capture.
+"""One call, sent along its plan: bytes through in both directions, a copy to the capture.
 
-Knows no routes and no keys: it is told where to send what. The client gets the upstream's status, headers and
-bytes; a stream that breaks off breaks off for the client too; a client that goes away takes the upstream call
-with it."""
+Walks destinations until one answers, retries and fallbacks before the first byte only. The caller gets that
+upstream's status, headers and bytes; a transfer that breaks off breaks off for the caller too; what only the gateway
+asked for is taken out on the way. Knows no keys, no routes and no dialect: it is told what to send where."""
 
 import asyncio
-import io
-import logging
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
 
-import aiohttp
-from yarl import URL
-
+from gateway.breaker import Breakers
 from gateway.capture import CallCapture
+from gateway.dialects.base import Addition, Hiding
 from gateway.errors import Refused
-from gateway.headers import Header, to_client
+from gateway.headers import to_client
+from gateway.routing import Destination
+from gateway.wire.client import (
+    ConnectFailed,
+    Connection,
+    Cut,
+    HungUp,
+    Origin,
+    Pool,
+    Stale,
+    TooSlow,
+    UpstreamFailure,
+)
+from gateway.wire.server import CallerGone, Exchange, Header
 from telemetry.models import CallOutcome
 
-log = logging.getLogger(__name__)
-
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-
-CONNECT_TIMEOUT_S = 10.0
-MAX_HEADER_BYTES = 64 << 10
-LARGE_BODY_BYTES = 256 << 10
-_DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\](?:\r\n\r\n|\n\n|\r\r)")
-_DONE_BYTES = 32
-"""More than the longest spelling of the end mark: how much of the stream's tail is looked at again."""
-
-
-class ClientGone(Exception):
-    """The client closed the connection."""
-
-
-class Client:
-    """The client's side of one exchange, over ASGI."""
-
-    def __init__(self, receive: Receive, send: Send) -> None:
-        self._receive = receive
-        self._send = send
-        self._task = asyncio.current_task()
-        self._watch: asyncio.Task[None] | None = None
-        self.is_gone = False
-        self.has_answer_begun = False
-
-    async def body(self, limit_bytes: int) -> bytes:
-        """The whole request body. Raises Refused (413), or ClientGone."""
-        pieces = []
-        size = 0
-        async for piece in self.pieces():
-            size += len(piece)
-            if size > limit_bytes:
-                raise Refused(
-                    413, f"The request body is larger than {limit_bytes} bytes.", code="body_too_large"
-                )
-            pieces.append(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """The request body as it comes. Raises ClientGone."""
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                self.is_gone = True
-                raise ClientGone
-            if message.get("body"):
-                yield message["body"]
-            if not message.get("more_body"):
-                return
-
-    def cancel_when_gone(self) -> None:
-        """From here on, a client that goes away cancels the task that made this object. Once the body has
-        been read."""
-
-        async def watch() -> None:
-            while (await self._receive())["type"] != "http.disconnect":
-                pass
-            self.is_gone = True
-            if self._task is not None:
-                self._task.cancel()
-
-        self._watch = asyncio.create_task(watch())
-
-    def stop_watching(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-
-    async def start(self, status: int, headers: Sequence[Header]) -> None:
-        self.has_answer_begun = True
-        await self._send({"type": "http.response.start", "status": status, "headers": list(headers)})
-
-    async def write(self, piece: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
-
-    async def finish(self, piece: bytes = b"") -> None:
-        """The last piece. An exchange that returns without this is torn down by the server: the client sees a
-        broken transfer, never a clean end."""
-        await self._send({"type": "http.response.body", "body": piece, "more_body": False})
-
-    async def answer(self, status: int, body: bytes, headers: Sequence[Header] = ()) -> None:
-        """A whole answer of the gateway's own, in JSON."""
-        own = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await self.start(status, [*own, *headers])
-        await self.finish(body)
+PASSING_STATUSES = frozenset({408, 429, 500, 502, 503, 504, 529})
+"""Another destination is asked when there is one; otherwise the caller gets this answer."""
+MAX_HELD_BYTES = 256 << 10
+"""Of an error answer that is kept in case no further destination does better; a longer one is final."""
+RETRY_PAUSE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What to send where."""
+class Shipment:
+    """What one destination is sent."""
 
-    method: str
-    url: str
-    headers: Sequence[tuple[str, str]]
+    headers: Sequence[Header]
     body: bytes | AsyncIterator[bytes] | None
-    answer_headers: Sequence[Header]
+    addition: Addition | None = None
+    answer_headers: Sequence[Header] = ()
     """Ratchet's own, added to the answer's."""
 
 
-def open_session() -> aiohttp.ClientSession:
-    """The connections to all upstreams. Nothing is shared between calls: no cookies, no proxy of the
-    environment."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=30),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
-        auto_decompress=False,
-        skip_auto_headers=["User-Agent", "Accept", "Accept-Encoding", "Content-Type"],
-        max_line_size=MAX_HEADER_BYTES,
-        max_field_size=MAX_HEADER_BYTES,
-        max_headers=1000,
-    )
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """A call to be relayed."""
+
+    method: str
+    path: bytes
+    """What follows the destination's base URL, with the query."""
+    plan: Sequence[Destination]
+    """In the order in which they are asked; never empty."""
+    prepare: Callable[[Destination], Shipment]
+    is_replayable: bool = True
+    """False for a body that streams through: it can be sent once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patience:
+    """What becomes of an upstream's answer when its caller has gone."""
+
+    drains: bool = False
+    """Read on, so that usage is known; otherwise the upstream call is cancelled."""
+    drain_max_bytes: int = 1 << 20
+    drain_max_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """An error answer that is relayed if nothing better comes."""
+
+    status: int
+    reason: bytes
+    headers: list[Header]
+    body: bytes
+    destination: Destination
+    shipment: Shipment
 
 
 class Relay:
-    """Relays calls over one session."""
+    """Relays calls over one pool of connections."""
 
-    def __init__(
-        self, session: aiohttp.ClientSession, *, first_byte_timeout_s: float, idle_timeout_s: float
-    ) -> None:
-        self._session = session
-        self._first_byte_timeout_s = first_byte_timeout_s
-        self._idle_timeout_s = idle_timeout_s
+    def __init__(self, pool: Pool, breakers: Breakers, patience: Patience) -> None:
+        self._pool = pool
+        self._breakers = breakers
+        self._patience = patience
 
-    async def run(self, order: Order, client: Client, call: CallCapture) -> None:
+    async def run(self, order: Order, exchange: Exchange, call: CallCapture) -> None:
         """Relay one call to its end, whatever that is; the capture is told which it was."""
-        origin = str(URL(order.url).origin())
+        connection: Connection | None = None
         try:
-            async with asyncio.timeout(self._first_byte_timeout_s) as deadline:
-                await self._exchange(order, client, call, deadline)
-        except aiohttp.ClientError as error:
-            if client.is_gone:
+            reached = await self._reach(order, call)
+            if isinstance(reached, _Held):
+                await self._give_held(reached, exchange, call)
+                return
+            connection, destination, shipment = reached
+            await self._give(connection, destination, shipment, exchange, call)
+        except UpstreamFailure as failure:
+            if exchange.is_gone:
                 call.end(CallOutcome.CLIENT_GONE)
-            elif client.has_answer_begun:
+            elif exchange.has_begun:
                 call.end(CallOutcome.UPSTREAM_CUT)
             else:
-                await self._refuse(order, client, call, _unreachable(origin, error))
-        except TimeoutError:
-            if client.has_answer_begun:
-                call.end(CallOutcome.UPSTREAM_CUT)
-            else:
-                refusal = _too_slow(origin, self._first_byte_timeout_s)
-                await self._refuse(order, client, call, refusal)
-        except (asyncio.CancelledError, ClientGone):
+                _refuse(failure, order.plan[-1], order, exchange, call)
+        except (asyncio.CancelledError, CallerGone):
             call.end(CallOutcome.CLIENT_GONE)
-            if not client.is_gone:  # the gateway is being stopped
-                raise
+            raise
         finally:
-            client.stop_watching()
+            if connection is not None:
+                connection.release()
 
-    async def _exchange(
-        self, order: Order, client: Client, call: CallCapture, deadline: asyncio.Timeout
-    ) -> None:
+    # Until somebody answers.
+
+    async def _reach(
+        self, order: Order, call: CallCapture
+    ) -> tuple[Connection, Destination, Shipment] | _Held:
+        """The first destination that answers for good. Raises the last one's UpstreamFailure when none does."""
+        held: _Held | None = None
+        failure: UpstreamFailure | None = None
         loop = asyncio.get_running_loop()
-        async with self._session.request(
-            order.method,
-            URL(order.url, encoded=True),
-            headers=order.headers,
-            data=_sendable(order.body),
-            allow_redirects=False,
-        ) as response:
-            call.answered(
-                response.status, response.content_type, response.headers.get("content-encoding", "")
-            )
-            await client.start(response.status, [*to_client(response.raw_headers), *order.answer_headers])
-            is_stream = response.content_type == "text/event-stream"
-            held = tail = b""
+        plan = self._breakers.order(order.plan, loop.time()) if len(order.plan) > 1 else order.plan
+        for index, destination in enumerate(plan):
+            is_last = index == len(plan) - 1
+            shipment = order.prepare(destination)
+            self._breakers.begin(destination, loop.time())
             try:
-                while True:
-                    deadline.reschedule(loop.time() + self._idle_timeout_s)
-                    piece = await response.content.readany()
-                    deadline.reschedule(None)  # a slow client is not an idle upstream
-                    if not piece:
-                        break
-                    call.receive(piece)
-                    if not is_stream:
-                        # The newest piece may be the last one, which leaves after the end record.
-                        piece, held = held, piece
-                    elif b"[DONE]" in (tail := (tail + piece)[-_DONE_BYTES - len(piece) :]) and _DONE.search(
-                        tail
-                    ):
-                        call.end(CallOutcome.COMPLETE)
-                    tail = tail[-_DONE_BYTES:]
-                    if piece:
-                        await client.write(piece)
-            except (aiohttp.ClientError, TimeoutError):
-                if held:
-                    await client.write(held)
-                raise
-        call.end(CallOutcome.COMPLETE if response.status < 400 else CallOutcome.UPSTREAM_ERROR)
-        await client.finish(held)
+                connection = await self._try(order, destination, shipment, call)
+            except UpstreamFailure as error:
+                self._breakers.failed(destination, loop.time())
+                failure = error
+                continue
+            if connection.status in PASSING_STATUSES:
+                if connection.status >= 500:
+                    self._breakers.failed(destination, loop.time())
+                if not is_last:
+                    held = await _hold(connection, destination, shipment) or held
+                    continue
+            else:
+                self._breakers.succeeded(destination)
+            return connection, destination, shipment
+        if held is not None:
+            return held
+        assert failure is not None
+        raise failure
 
-    async def _refuse(self, order: Order, client: Client, call: CallCapture, refusal: Refused) -> None:
-        body = refusal.body()
-        call.answered(refusal.status, "application/json", "")
-        call.receive(body)
-        call.end(CallOutcome.UNREACHABLE)
-        await client.answer(refusal.status, body, order.answer_headers)
+    async def _try(
+        self, order: Order, destination: Destination, shipment: Shipment, call: CallCapture
+    ) -> Connection:
+        """One destination, with its retries, up to the answer's head."""
+        retries = destination.max_retries if order.is_replayable else 0
+        is_fresh = False
+        while True:
+            call.sent(destination, shipment.addition.hidden if shipment.addition else ())
+            try:
+                return await self._ask(order, destination, shipment, is_fresh=is_fresh)
+            except Stale:
+                # The kept connection was closed under us: a fresh one is no retry, unless the body is spent.
+                if is_fresh or not order.is_replayable:
+                    raise
+                is_fresh = True
+            except (ConnectFailed, HungUp):
+                if retries <= 0:
+                    raise
+                retries -= 1
+                is_fresh = True
+                await asyncio.sleep(RETRY_PAUSE_S)
+
+    async def _ask(
+        self, order: Order, destination: Destination, shipment: Shipment, *, is_fresh: bool
+    ) -> Connection:
+        origin, prefix = _origin(destination.base_url)
+        timeouts = destination.timeouts
+        connection = await self._pool.take(origin, connect_timeout_s=timeouts.connect_s, fresh=is_fresh)
+        try:
+            await connection.send(order.method, prefix + order.path, shipment.headers, shipment.body)
+            await connection.head(timeouts.first_byte_s)
+        except BaseException:
+            connection.release()
+            raise
+        return connection
+
+    # From the first byte on.
+
+    async def _give(
+        self,
+        connection: Connection,
+        destination: Destination,
+        shipment: Shipment,
+        exchange: Exchange,
+        call: CallCapture,
+    ) -> None:
+        headers = connection.headers
+        media_type, encoding = _said(headers)
+        call.answered(connection.status, media_type, encoding)
+        is_stream = media_type.startswith("text/event-stream")
+        hiding = shipment.addition.hiding if shipment.addition and not encoding else None
+        if connection.status >= 400:
+            hiding = None
+        exchange.start(
+            connection.status,
+            [*to_client(headers, has_length=hiding is None), *shipment.answer_headers],
+            connection.reason,
+        )
+        if self._patience.drains:
+            exchange.on_gone = lambda: connection.hurry(connection.loop.time() + self._patience.drain_max_s)
+        if not (connection.has_piece or connection.is_complete):
+            exchange.flush()  # a direct caller would have the head by now
+        drained = 0
+        while piece := await self._read(connection, destination, hiding, exchange):
+            call.receive(piece)
+            if exchange.is_gone:
+                drained += len(piece)
+                if drained > self._patience.drain_max_bytes:
+                    break
+                continue
+            if connection.has_ended or (is_stream and call.has_said_end()):
+                await call.end_before_last_byte(_outcome(connection.status))
+            if hiding is not None:
+                piece = hiding.feed(piece)
+            if connection.has_ended:
+                exchange.finish(piece + hiding.finish() if hiding is not None else piece)
+                return
+            exchange.write(piece)
+            await exchange.drain()
+        if exchange.is_gone:
+            call.end(CallOutcome.CLIENT_GONE)
+            raise CallerGone
+        await call.end_before_last_byte(_outcome(connection.status))
+        exchange.finish(hiding.finish() if hiding is not None else b"")
+
+    async def _read(
+        self, connection: Connection, destination: Destination, hiding: Hiding | None, exchange: Exchange
+    ) -> bytes:
+        try:
+            return await connection.read(destination.timeouts.idle_s)
+        except UpstreamFailure:
+            if hiding is not None:
+                exchange.write(hiding.finish())  # a direct caller would have the beginning of an event too
+            raise
+
+    async def _give_held(self, held: _Held, exchange: Exchange, call: CallCapture) -> None:
+        media_type, encoding = _said(held.headers)
+        call.gave_way(held.destination)
+        call.answered(held.status, media_type, encoding)
+        call.receive(held.body)
+        await call.end_before_last_byte(CallOutcome.UPSTREAM_ERROR)
+        exchange.start(held.status, [*to_client(held.headers), *held.shipment.answer_headers], held.reason)
+        exchange.finish(held.body)
 
 
-def _sendable(body: bytes | AsyncIterator[bytes] | None) -> io.BytesIO | bytes | AsyncIterator[bytes] | None:
-    """Large bodies are read piece by piece, so that writing one does not hold up the other calls."""
-    return io.BytesIO(body) if isinstance(body, bytes) and len(body) > LARGE_BODY_BYTES else body
+async def _hold(connection: Connection, destination: Destination, shipment: Shipment) -> _Held | None:
+    """The whole error answer; None when it breaks off or does not end soon."""
+    pieces = []
+    size = 0
+    try:
+        while size <= MAX_HELD_BYTES and (piece := await connection.read(2.0)):
+            pieces.append(piece)
+            size += len(piece)
+        if not connection.has_ended:
+            return None
+        return _Held(
+            connection.status, connection.reason, connection.headers, b"".join(pieces), destination, shipment
+        )
+    except (Cut, TooSlow):
+        return None
+    finally:
+        connection.release()
 
 
-def _unreachable(origin: str, error: aiohttp.ClientError) -> Refused:
-    match error:
-        case aiohttp.ClientConnectorDNSError():
-            what, check = "its host name is not known", "that the URL is spelled right"
-        case aiohttp.ClientSSLError():
-            what, check = "its TLS certificate was not accepted", "its certificate"
-        case aiohttp.ClientConnectorError():
-            what, check = (
-                f"the connection failed ({error.strerror or 'refused'})",
-                "that it is up and reachable from here",
-            )
-        case aiohttp.ConnectionTimeoutError():
-            what, check = (
-                f"no connection within {CONNECT_TIMEOUT_S:g} s",
-                "that it is up and reachable from here",
-            )
-        case _:
-            what, check = "it closed the connection without an answer", "its own log"
-    return Refused(
-        502,
-        f"The upstream {origin} could not be reached: {what}. Check {check}.",
-        type="upstream_error",
-        code="upstream_unreachable",
-    )
+def _outcome(status: int) -> CallOutcome:
+    return CallOutcome.COMPLETE if status < 400 else CallOutcome.UPSTREAM_ERROR
 
 
-def _too_slow(origin: str, timeout_s: float) -> Refused:
-    return Refused(
-        504,
-        f"The upstream {origin} sent no answer within {timeout_s:g} s. Check that it is healthy, or raise"
-        " RATCHET_FIRST_BYTE_TIMEOUT_S.",
-        type="upstream_error",
-        code="upstream_timeout",
-    )
+def _said(headers: Sequence[Header]) -> tuple[str, str]:
+    """Media type and content encoding."""
+    media_type = encoding = ""
+    for name, value in headers:
+        if len(name) in {12, 16}:
+            lower = name.lower()
+            if lower == b"content-type":
+                media_type = value.decode("latin-1").partition(";")[0].strip().lower()
+            elif lower == b"content-encoding":
+                encoding = value.decode("latin-1")
+    return media_type, encoding
+
+
+@lru_cache(maxsize=10_000)
+def _origin(base_url: str) -> tuple[Origin, bytes]:
+    return Origin.of(base_url)
+
+
+def _refuse(
+    failure: UpstreamFailure, destination: Destination, order: Order, exchange: Exchange, call: CallCapture
+) -> None:
+    """The gateway's own answer where no upstream gave one."""
+    origin, _ = _origin(destination.base_url)
+    if isinstance(failure, TooSlow):
+        refusal = Refused(
+            504,
+            f"The upstream {origin} sent no answer within {destination.timeouts.first_byte_s:g} s. Check that it is"
+            " healthy, or raise RATCHET_FIRST_BYTE_TIMEOUT_S.",
+            type="upstream_error",
+            code="upstream_timeout",
+        )
+    else:
+        refusal = Refused(
+            502,
+            f"The upstream {origin} could not be reached: {failure.sentence}. Check {failure.check}.",
+            type="upstream_error",
+            code="upstream_unreachable",
+        )
+    body = refusal.body()
+    call.answered(refusal.status, "application/json", "")
+    call.receive(body)
+    call.end(CallOutcome.UNREACHABLE)
+    exchange.answer(refusal.status, body, order.prepare(destination).answer_headers)

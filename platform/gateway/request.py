@@ -1,6 +1,6 @@
 """One request to `/v1`: who asks for what, and the record that it begins.
 
-What becomes of it is decided in `gateway.app`; what a chat body says is read by `gateway.dialects.chat`."""
+What becomes of it is decided in `gateway.app`; what its body says is read by the dialects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from typing import Any
 
 from gateway import encodings
 from gateway.capture import RunGuess
-from gateway.errors import bad_request
-from gateway.headers import Header, first
-from gateway.relay import Client
+from gateway.errors import Refused, bad_request
+from gateway.headers import first
 from gateway.snapshot import Caller
+from gateway.wire.server import BodyTooLarge, Exchange, Header
 from kernel.ids import uuid7
 from telemetry.records import BeginRecord
 
@@ -29,7 +29,7 @@ class Request:
     path_run_name: str
     started_at: int
     """Unix microseconds."""
-    client: Client
+    exchange: Exchange
 
     @property
     def retry_count(self) -> int:
@@ -38,18 +38,34 @@ class Request:
         return int(text) if text.isascii() and text.isdigit() and len(text) < 5 else 0
 
     @property
-    def has_body(self) -> bool:
-        return any(key in {b"content-length", b"transfer-encoding"} for key, _ in self.headers)
+    def family(self) -> str:
+        """The dialect whose provider this is for, where path or headers tell: a request for Anthropic's API must not
+        go to OpenAI's only because both have /v1/models."""
+        is_messages = self.path.startswith("/messages") or first(self.headers, b"anthropic-version")
+        return "messages" if is_messages else ""
 
-    def url_at(self, base_url: str) -> str:
-        """The same path and query below another base URL."""
-        url = base_url + self.path
-        return f"{url}?{self.query}" if self.query else url
+    @property
+    def target(self) -> bytes:
+        """Path and query behind `/v1`, as they came."""
+        text = f"{self.path}?{self.query}" if self.query else self.path
+        return text.encode("latin-1")
+
+    async def body(self, limit_bytes: int) -> bytes:
+        """The whole body as it came. Raises Refused (413)."""
+        try:
+            return await self.exchange.body(limit_bytes)
+        except BodyTooLarge:
+            raise Refused(
+                413, f"The request body is larger than {limit_bytes} bytes.", code="body_too_large"
+            ) from None
 
     def decoded(self, body: bytes) -> bytes:
         """The body without its content encoding. Raises Refused (400)."""
+        encoding = first(self.headers, b"content-encoding")
+        if not encoding:
+            return body
         try:
-            return encodings.decode(body, first(self.headers, b"content-encoding"))
+            return encodings.decode(body, encoding)
         except encodings.Undecodable as error:
             raise bad_request(
                 f"The request body cannot be read: {error}.", param="content-encoding"

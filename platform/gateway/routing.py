@@ -31,6 +31,12 @@ class Price:
     cached_input: float | None = None
     """None: as `input`."""
 
+    def microusd(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> int:
+        """What a call costs, in millionths of a dollar; `cached_tokens` are part of the prompt's."""
+        cached_input = self.input if self.cached_input is None else self.cached_input
+        fresh = max(0, prompt_tokens - cached_tokens)
+        return round(fresh * self.input + cached_tokens * cached_input + completion_tokens * self.output)
+
     def cost_microusd(self, *, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> int:
         """What a call cost, to the nearest millionth of a dollar; `cached_tokens` are part of `prompt_tokens`."""
         cached = self.input if self.cached_input is None else self.cached_input
@@ -164,10 +170,12 @@ def plan(
     ]
 
 
-def passthrough(routes: ProjectRoutes) -> Destination | None:
+def passthrough(routes: ProjectRoutes, *, family: str = "") -> Destination | None:
     """Where everything goes that is not interpreted: the project's first upstream, and no other, because what such a
-    request speaks of (a file, a batch) is known to one provider only. Raises CredentialUnreadable."""
-    places: list[_Place] = [(upstream, "") for upstream in routes.upstreams[:1]]
+    request speaks of (a file, a batch) is known to one provider only. `family` names the dialect that the upstream
+    must serve, where the request tells. Raises CredentialUnreadable."""
+    able = [u for u in routes.upstreams if not family or not u.serves or family in u.serves]
+    places: list[_Place] = [(upstream, "") for upstream in able[:1]]
     return next(
         (_at_upstream(u, "", asked="") for u, _ in _readable(places) if isinstance(u, Upstream)), None
     )

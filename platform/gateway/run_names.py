@@ -11,7 +11,8 @@ from urllib.parse import unquote
 from uuid import UUID, uuid5
 
 from gateway.errors import bad_request
-from gateway.headers import Header, first
+from gateway.headers import first
+from gateway.wire.server import Header
 
 MAX_CHARACTERS = 200
 _NAMED_PATH = re.compile(r"/r/([^/]+)(/v1(?:/.*)?)")

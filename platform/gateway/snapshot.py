@@ -15,10 +15,11 @@ import psycopg
 from cryptography.fernet import Fernet, InvalidToken
 from django.conf import settings
 from django.db import DatabaseError, connection
-from yarl import URL
 
 from accounts.selectors import live_keys
-from gateway.models import Upstream
+from gateway.limits import Limit
+from gateway.models import Upstream as UpstreamRow
+from gateway.routing import ProjectRoutes, Timeouts, Upstream
 from kernel.notify import ROUTES_CHANGED
 from release.routing import Route
 from release.selectors import routes
@@ -38,35 +39,17 @@ class Caller:
     project_id: UUID
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamTarget:
-    """A project's provider, ready to be called."""
-
-    base_url: str
-    credential: str | None
-    """None when the stored one cannot be decrypted with this installation's keyring."""
-
-    @property
-    def origin(self) -> str:
-        """Scheme, host and port: what messages may name."""
-        return str(URL(self.base_url).origin())
-
-    def __repr__(self) -> str:
-        return f"UpstreamTarget({self.base_url!r})"  # never print the credential by accident
-
-
 @dataclass(frozen=True)
 class Snapshot:
     """One consistent view. Never changed, only replaced."""
 
     callers: Mapping[bytes, Caller]
     """By the digest of the API key."""
-    routes: Mapping[UUID, Mapping[str, Route]]
-    """Project -> alias -> route."""
-    upstreams: Mapping[UUID, UpstreamTarget]
+    projects: Mapping[UUID, ProjectRoutes]
+    limits: Mapping[UUID, tuple[Limit, ...]]
 
 
-EMPTY = Snapshot(callers={}, routes={}, upstreams={})
+EMPTY = Snapshot(callers={}, projects={}, limits={})
 
 
 class Source(Protocol):
@@ -95,10 +78,17 @@ class DatabaseSource:
         for route in routes():
             by_project.setdefault(UUID(route.project_id), {})[route.alias] = route
         cipher = Fernet(settings.KEYRING.credential_key)
+        upstreams = {row.project_id: _target(row, cipher) for row in UpstreamRow.objects.all()}
         return Snapshot(
             callers={key.digest: Caller(UUID(key.key_id), UUID(key.project_id)) for key in live_keys()},
-            routes=by_project,
-            upstreams={row.project_id: _target(row, cipher) for row in Upstream.objects.all()},
+            projects={
+                project_id: ProjectRoutes(
+                    deployments=by_project.get(project_id, {}),
+                    upstreams=(upstreams[project_id],) if project_id in upstreams else (),
+                )
+                for project_id in {*by_project, *upstreams}
+            },
+            limits={},
         )
 
     def shipped(self, process: str) -> Mapping[str, tuple[int, int]]:
@@ -121,13 +111,23 @@ class DatabaseSource:
         return listening
 
 
-def _target(row: Upstream, cipher: Fernet) -> UpstreamTarget:
+def _target(row: UpstreamRow, cipher: Fernet) -> Upstream:
+    credential: str | None = None
     try:
         credential = cipher.decrypt(bytes(row.credential)).decode() if row.credential else ""
     except InvalidToken:
         log.error("the credential of upstream %s cannot be read: was keyring.json replaced?", row.base_url)
-        return UpstreamTarget(row.base_url, None)
-    return UpstreamTarget(row.base_url, credential)
+    return Upstream(
+        id=row.id,
+        name=row.base_url,
+        base_url=row.base_url,
+        credential=credential,
+        timeouts=Timeouts(
+            connect_s=settings.ENVIRONMENT.connect_timeout_s,
+            first_byte_s=settings.ENVIRONMENT.first_byte_timeout_s,
+            idle_s=settings.ENVIRONMENT.idle_timeout_s,
+        ),
+    )
 
 
 class SnapshotKeeper:

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 import orjson
 
 from gateway import metrics
+from gateway.breaker import Breakers
 from gateway.errors import Refused
 from gateway.lag import ShippingLag
+from gateway.limiter import Limiter
 from gateway.metrics import Metrics
-from gateway.relay import Client
 from gateway.snapshot import SnapshotKeeper
+from gateway.wire.server import Exchange
 from telemetry.spool import Spool
-
-MAX_LAG_S = 3600.0
-"""A gateway whose oldest record waits longer than this to be shipped says that it is not ready."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,20 +26,23 @@ class Status:
     keeper: SnapshotKeeper
     lag: ShippingLag
     metrics: Metrics
+    breakers: Breakers
+    limiter: Limiter
+    max_lag_s: float
+    """A gateway whose oldest record waits longer than this to be shipped says that it is not ready."""
 
-    async def answer(self, path: str, client: Client) -> None:
+    def answer(self, path: str, exchange: Exchange) -> None:
         """Answer one of the pages. Raises Refused (404) for every other path."""
         match path:
             case "/healthz":
-                await client.answer(200, b'{"status":"ok"}')
+                exchange.answer(200, b'{"status":"ok"}')
             case "/readyz":
                 problems = self._problems()
                 body = orjson.dumps({"status": "not ready" if problems else "ready", "problems": problems})
-                await client.answer(503 if problems else 200, body)
+                exchange.answer(503 if problems else 200, body)
             case "/metrics":
                 body = metrics.exposition(self.metrics, self._gauges())
-                await client.start(200, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")])
-                await client.finish(body)
+                exchange.answer(200, body, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")])
             case _:
                 raise Refused(
                     404,
@@ -55,7 +57,7 @@ class Status:
         if not self.spool.is_writable:
             problems.append("the spool cannot be written: records are being lost")
         lag_s = self._lag_s()
-        if lag_s > MAX_LAG_S:
+        if lag_s > self.max_lag_s:
             problems.append(
                 f"the oldest record has been waiting for {lag_s:.0f} s to be shipped: is ingest running?"
             )

@@ -17,4 +17,5 @@ def request_messages(document: dict[str, Any]) -> tuple[dict[str, Any], ...]:
 def read_answer(body: bytes, *, is_stream: bool) -> Answer:
     """The usage of an answer. There is no stream."""
     document = load_object(body)
-    return Answer(is_whole=bool(document), **usage_of(document))
+    usage: dict[str, Any] = usage_of(document)
+    return Answer(is_whole=bool(document), **usage)

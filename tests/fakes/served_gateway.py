@@ -8,18 +8,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import Queue
 from typing import Any
 from uuid import UUID
 
 import httpx
 import uvloop
-from granian.constants import HTTPModes, Interfaces
-from granian.log import LogLevels
-from granian.server.embed import Server
 
 from accounts import keys
 from gateway.app import Gateway, Limits
-from gateway.snapshot import EMPTY, Caller, Snapshot, UpstreamTarget
+from gateway.routing import ProjectRoutes, Timeouts, Upstream
+from gateway.snapshot import EMPTY, Caller, Snapshot
+from gateway.wire.server import Server
 from kernel.ids import uuid7
 from release.routing import Route
 from telemetry.otel import Tracing
@@ -27,6 +27,8 @@ from telemetry.records import BeginRecord, EndRecord, Record
 from telemetry.spool import Spool, segments
 
 PEPPER = b"p" * 32
+NO_REDIS = "unix:///nowhere/redis.sock"
+"""Limits are counted by the gateway alone then."""
 
 
 class WrittenSource:
@@ -67,22 +69,34 @@ class ServedGateway:
     source: WrittenSource
     spool_folder: Path
     origin: str
+    timeouts: Timeouts
 
     def add_tenant(
         self, *, upstream: str = "", credential: str = "", routes: Mapping[str, Route] | None = None
     ) -> Tenant:
         tenant = Tenant(uuid7(), uuid7(), keys.mint())
         old = self.source.snapshot
+        upstreams = (
+            [
+                Upstream(
+                    id=uuid7(),
+                    name="provider",
+                    base_url=upstream,
+                    credential=credential,
+                    timeouts=self.timeouts,
+                )
+            ]
+            if upstream
+            else []
+        )
+        projects = ProjectRoutes(deployments=dict(routes or {}), upstreams=tuple(upstreams))
         self.source.snapshot = replace(
             old,
             callers={
                 **old.callers,
                 keys.digest(tenant.key, PEPPER): Caller(tenant.key_id, tenant.project_id),
             },
-            routes={**old.routes, tenant.project_id: dict(routes or {})},
-            upstreams={**old.upstreams, tenant.project_id: UpstreamTarget(upstream, credential)}
-            if upstream
-            else old.upstreams,
+            projects={**old.projects, tenant.project_id: projects},
         )
         self._settle()
         return tenant
@@ -132,40 +146,38 @@ def served_gateway(
     idle_timeout_s: float = 20.0,
     max_spool_bytes: int = 1 << 30,
     tracing: Tracing | None = None,
+    limits: Limits | None = None,
+    redis_url: str = NO_REDIS,
 ) -> Iterator[ServedGateway]:
     """Serve a gateway of its own while the block runs."""
     source = WrittenSource()
+    timeouts = Timeouts(first_byte_s=first_byte_timeout_s, idle_s=idle_timeout_s)
     app = Gateway(
         source=source,
         open_spool=lambda: Spool(folder, max_bytes=max_spool_bytes),
-        limits=Limits(first_byte_timeout_s=first_byte_timeout_s, idle_timeout_s=idle_timeout_s),
+        limits=limits or Limits(timeouts=timeouts),
         key_pepper=PEPPER,
         tracing=tracing or Tracing(),
+        redis_url=redis_url,
     )
-    port = free_port()
-    servers: list[tuple[Server, asyncio.AbstractEventLoop]] = []
+    ready: Queue[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = Queue()
 
     async def serve() -> None:
-        server = Server(
-            app, port=port, interface=Interfaces.ASGI, http=HTTPModes.http1, websockets=False,
-            log_level=LogLevels.critical,
-        )  # fmt: skip
-        servers.append((server, asyncio.get_running_loop()))
-        await server.serve()
+        app.open()
+        server = Server(app.serve)
+        await server.start("127.0.0.1", 0, backlog=1024)
+        stop = asyncio.Event()
+        ready.put((server.port, asyncio.get_running_loop(), stop))
+        await stop.wait()
+        await server.stop(grace_s=1.0)
+        await app.close()
 
     thread = threading.Thread(target=uvloop.run, args=(serve(),), daemon=True)
     thread.start()
+    port, loop, stop = ready.get(timeout=20)
     origin = f"http://127.0.0.1:{port}"
-
-    def is_ready() -> bool:
-        try:
-            return httpx.get(f"{origin}/readyz").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    wait_until(is_ready)
-    yield ServedGateway(app, source, folder, origin)
-    server, loop = servers[0]
-    loop.call_soon_threadsafe(server.stop)
+    wait_until(lambda: httpx.get(f"{origin}/readyz").status_code == 200)
+    yield ServedGateway(app, source, folder, origin, timeouts)
+    loop.call_soon_threadsafe(stop.set)
     thread.join(20)
     assert not thread.is_alive()

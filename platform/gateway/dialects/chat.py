@@ -18,7 +18,7 @@ class ChatDialect:
     """`/v1/chat/completions`, of providers and of our own nodes."""
 
     name = "chat"
-    paths = ("/chat/completions",)
+    paths: tuple[str, ...] = ("/chat/completions",)
 
     def parse_request(self, document: dict[str, Any]) -> Asked:
         return Asked(

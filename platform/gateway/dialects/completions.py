@@ -14,7 +14,7 @@ class CompletionsDialect:
     """`/v1/completions`."""
 
     name = "completions"
-    paths = ("/completions",)
+    paths: tuple[str, ...] = ("/completions",)
 
     def parse_request(self, document: dict[str, Any]) -> Asked:
         return Asked(

@@ -13,7 +13,7 @@ class EmbeddingsDialect:
     """`/v1/embeddings`: no messages, no stream, usage always."""
 
     name = "embeddings"
-    paths = ("/embeddings",)
+    paths: tuple[str, ...] = ("/embeddings",)
 
     def parse_request(self, document: dict[str, Any]) -> Asked:
         return Asked(model=model_of(document))

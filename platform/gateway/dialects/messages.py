@@ -18,7 +18,7 @@ class MessagesDialect:
     """`/v1/messages`. What counts tokens (`/v1/messages/count_tokens`) and batches pass through."""
 
     name = "messages"
-    paths = ("/messages",)
+    paths: tuple[str, ...] = ("/messages",)
 
     def parse_request(self, document: dict[str, Any]) -> Asked:
         return Asked(

@@ -20,7 +20,7 @@ class ResponsesDialect:
     through."""
 
     name = "responses"
-    paths = ("/responses",)
+    paths: tuple[str, ...] = ("/responses",)
 
     def parse_request(self, document: dict[str, Any]) -> Asked:
         """Refuses nothing: a stored prompt, a conversation or the provider's default may name the model."""

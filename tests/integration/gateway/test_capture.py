@@ -53,7 +53,9 @@ def test_both_records_say_what_was_exchanged(
         ended_at=end.ended_at,
         response=answer.content,
         response_type="application/json",
+        upstream_id=end.upstream_id,
     )
+    assert end.upstream_id
     assert end.first_byte_at
     assert begin.started_at <= end.first_byte_at <= end.ended_at
 
@@ -69,7 +71,9 @@ def test_a_stream_and_a_compressed_answer_are_kept_readable(
             json={"model": "gpt-4o", "messages": OPENING, "stream": is_stream},
         )
         begin, end = gateway.call(answer.headers["x-ratchet-call-id"])
-        assert end.response == answer.content
+        assert end.hidden == (("usage",) if is_stream else ())
+        assert (end.response == answer.content) is not is_stream  # the upstream's bytes, usage and all
+        assert end.completion_tokens
         assert (begin.stream, end.outcome, end.finish_reason) == (is_stream, "complete", "stop")
         assert end.echo_hash == extend(roll(OPENING).prefix, RUNS[0]["traj"][2])
 
@@ -203,7 +207,8 @@ def test_an_alias_is_answered_by_our_version_and_only_the_model_differs(
             name = answer.headers["x-ratchet-model-version"]
             assert seen.setdefault(number, name) == name
             received = upstream.received[-1]
-            assert received.body == body.replace(b'"model" : "desk"', f'"model" : "{name}:abc"'.encode())
+            sent = body.replace(b'"model" : "desk"', f'"model" : "{name}:abc"'.encode())
+            assert received.body == sent[:-1] + b',"return_token_ids":true,"logprobs":true}'
             assert received.header("authorization") is None
             begin, _ = gateway.call(answer.headers["x-ratchet-call-id"])
             assert (begin.model_requested, begin.model_served) == ("desk", f"{name}:abc")

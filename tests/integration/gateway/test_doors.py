@@ -27,13 +27,16 @@ def test_only_a_live_key_gets_in(gateway: ServedGateway, upstream: FakeUpstream,
 
     assert ask({"authorization": f"Bearer {tenant.key}"}).status_code == 200
     assert ask({"authorization": f"bearer {tenant.key}"}).status_code == 200
+    assert ask({"x-api-key": tenant.key}).status_code == 200  # as Anthropic's SDKs send it
+    assert ask({"api-key": tenant.key}).status_code == 200  # as Azure's do
+    assert all(tenant.key not in str(received.headers) for received in upstream.received)
     for headers in [
         {},
         {"authorization": tenant.key},
         {"authorization": f"Basic {tenant.key}"},
         {"authorization": "Bearer sk-proj-somebody-elses"},
         {"authorization": f"Bearer {keys.mint()}"},
-        {"api-key": tenant.key},
+        {"api-key": keys.mint()},
     ]:
         refused = ask(headers)
         error = refused.json()["error"]
@@ -43,7 +46,7 @@ def test_only_a_live_key_gets_in(gateway: ServedGateway, upstream: FakeUpstream,
         assert tenant.key not in refused.text
     gateway.remove_tenant(tenant)
     assert ask({"authorization": f"Bearer {tenant.key}"}).status_code == 401
-    assert len(upstream.received) == 2
+    assert len(upstream.received) == 4
 
 
 def test_the_sdk_raises_its_own_errors(gateway: ServedGateway, tenant: Tenant) -> None:
@@ -86,8 +89,10 @@ def test_a_model_that_nobody_has_is_a_404_that_names_those_there_are(
         assert raised.value.code == "model_not_found"
         assert "airline, support-desk" in raised.value.message
         assert [model.id for model in client.models.list()] == ["airline", "support-desk"]
+        with pytest.raises(NotFoundError, match="airline, support-desk"):
+            client.embeddings.create(model="text-embedding-3-small", input="x")
         with pytest.raises(NotFoundError, match="no upstream"):
-            client.embeddings.create(model="airline", input="x")
+            client.files.list()
 
 
 def test_models_are_the_aliases_and_then_the_upstreams(

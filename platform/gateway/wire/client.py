@@ -1,0 +1,485 @@
+"""HTTP/1.1 towards upstreams: connections kept for reuse, one request at a time on each (RFC 9112).
+
+Parsing is llhttp's (httptools). A transfer that breaks off is an error and never a clean end; a time limit costs
+nothing per piece, because one sweep looks at all waiting connections. Knows no keys and follows no redirects."""
+
+import asyncio
+import logging
+import math
+import socket
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+from urllib.parse import urlsplit
+
+import httptools
+
+from gateway.wire.server import Header
+
+log = logging.getLogger(__name__)
+
+SWEEP_INTERVAL_S = 0.05
+IDLE_TIMEOUT_S = 30.0
+"""An idle connection is closed after this; providers close theirs after 60 s and more."""
+MAX_IDLE_PER_ORIGIN = 256
+MAX_WAITING_BYTES = 256 << 10
+"""How much of an answer may wait for the caller before the upstream's socket is left alone."""
+MAX_HEAD_BYTES = 256 << 10
+_LARGE_BODY_BYTES = 256 << 10
+
+
+class UpstreamFailure(Exception):
+    """The exchange with an upstream failed. `sentence` says how, without a secret; `check` what to look at."""
+
+    check = "that it is up and reachable from here"
+
+    def __init__(self, sentence: str, check: str = "") -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.check = check or self.check
+
+
+class ConnectFailed(UpstreamFailure):
+    """No connection: nothing was sent."""
+
+
+class HungUp(UpstreamFailure):
+    """The connection ended before the answer's head was there."""
+
+    check = "its own log"
+
+
+class Stale(HungUp):
+    """A kept connection had been closed by the other side: nothing says that the request was seen."""
+
+
+class Cut(UpstreamFailure):
+    """The answer broke off in the middle."""
+
+
+class TooSlow(UpstreamFailure):
+    """Nothing came for as long as was allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a base URL leads: one pool of connections."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> "tuple[Origin, bytes]":
+        """The origin of a base URL, and the path that it adds in front of every request."""
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return cls(parts.scheme, parts.hostname or "", port), parts.path.rstrip("/").encode()
+
+    @property
+    def host_header(self) -> bytes:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        is_default = self.port == (443 if self.scheme == "https" else 80)
+        return (host if is_default else f"{host}:{self.port}").encode()
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.host_header.decode()}"
+
+
+class Connection(asyncio.Protocol):
+    """One connection to an upstream. `send`, then `head`, then `read` until it is empty, then `release`."""
+
+    def __init__(self, pool: "Pool", origin: Origin) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.transport: asyncio.Transport
+        self.origin = origin
+        self.deadline = 0.0
+        """Loop time at which a wait is over; 0.0 while none is limited."""
+        self.latest = math.inf
+        """Loop time after which no wait goes on, however long the single one may be."""
+        self.idle_since = 0.0
+        self.status = 0
+        self.reason = b""
+        self.headers: list[Header] = []
+        """Of the answer, as they came."""
+        self.has_head = False
+        self.is_complete = False
+        self.is_lost = False
+        self._pool = pool
+        self._is_reused = False
+        self._is_head_request = False
+        self._parser = httptools.HttpResponseParser(self)
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+        self._received_bytes = 0
+        self._keeps_alive = True
+        self._ends_with_connection = False
+        self._failure: UpstreamFailure | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._upload: asyncio.Task[None] | None = None
+        self.is_choked = False
+        self._drained: asyncio.Future[None] | None = None
+        self._is_paused = False
+        self._tunnel: Callable[[bytes], None] | None = None
+        self._early = b""
+        self.on_tunnel_lost: Callable[[], None] | None = None
+        self.on_writable: Callable[[], None] | None = None
+        """In a tunnel: called once, when the upstream takes more again."""
+
+    # What the loop says.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._tunnel is not None:
+            self._tunnel(data)
+            return
+        self._received_bytes += len(data)
+        if not self.has_head and self._received_bytes > MAX_HEAD_BYTES:
+            self._fail(HungUp("its answer's headers are too large"))
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._early = data[upgrade.args[0] :]
+            self.is_complete = True
+        except httptools.HttpParserError:
+            sentence = "its answer is not HTTP/1.1"
+            self._fail(Cut(sentence) if self.has_head else HungUp(sentence))
+        self._wake()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_lost = True
+        self._keeps_alive = False
+        self._pool.forget(self)
+        if self.has_head and self._ends_with_connection and exc is None:
+            self.is_complete = True
+        elif not self.is_complete and self._failure is None:
+            if self.has_head:
+                self._failure = Cut("it broke the answer off")
+            elif self._is_reused and not self._received_bytes:
+                self._failure = Stale("it closed the connection without an answer")
+            else:
+                self._failure = HungUp("it closed the connection without an answer")
+        self._wake()
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        if self.on_tunnel_lost is not None:
+            self.on_tunnel_lost()
+
+    def pause_writing(self) -> None:
+        self.is_choked = True
+
+    def resume_writing(self) -> None:
+        self.is_choked = False
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        if self.on_writable is not None:
+            self.on_writable()
+            self.on_writable = None
+
+    # What the parser says.
+
+    def on_status(self, reason: bytes) -> None:
+        self.reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if 100 <= status < 200 and status != 101:
+            return  # an interim answer; its end is `on_message_complete`
+        self.status = status
+        self.has_head = True
+        self._keeps_alive = self._parser.should_keep_alive()
+        has_length = False
+        for name, _ in self.headers:
+            if len(name) in {14, 17} and name.lower() in {b"content-length", b"transfer-encoding"}:
+                has_length = True
+        if self._is_head_request or status in {204, 304}:
+            # The parser does not know that there is no body: the connection ends with this answer.
+            self._keeps_alive = False
+            self.is_complete = True
+        elif not has_length and status != 101:
+            self._ends_with_connection = True
+
+    def on_body(self, piece: bytes) -> None:
+        if self.is_complete:
+            return
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size > MAX_WAITING_BYTES:
+            self.pause_reading()
+
+    def on_message_complete(self) -> None:
+        if not self.has_head:  # it was an interim answer
+            self.reason = b""
+            self.headers = []
+            self._received_bytes = 0
+        else:
+            self.is_complete = True
+
+    # What the relay does.
+
+    async def send(
+        self,
+        method: str,
+        target: bytes,
+        headers: Sequence[Header],
+        body: bytes | AsyncIterator[bytes] | None,
+    ) -> None:
+        """Send a request whose headers are complete but for `host` and the body's framing."""
+        self._is_head_request = method == "HEAD"
+        lines = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method.encode(), target, self.origin.host_header)]
+        lines += [b"%b: %b\r\n" % header for header in headers]
+        if isinstance(body, bytes):
+            lines.append(b"content-length: %d\r\n\r\n" % len(body))
+            if len(body) <= _LARGE_BODY_BYTES:
+                lines.append(body)
+                self.transport.write(b"".join(lines))
+                return
+            self.transport.write(b"".join(lines))
+            self._upload = self.loop.create_task(self._send_large(body))
+        elif body is None:
+            lines.append(b"\r\n")
+            self.transport.write(b"".join(lines))
+        else:
+            is_framed = any(name == b"content-length" for name, _ in headers)
+            lines.append(b"\r\n" if is_framed else b"transfer-encoding: chunked\r\n\r\n")
+            self.transport.write(b"".join(lines))
+            self._upload = self.loop.create_task(self._send_pieces(body, is_chunked=not is_framed))
+
+    async def head(self, timeout_s: float) -> None:
+        """Wait for the answer's status and headers. Raises HungUp, Stale, TooSlow, or what reading the body to be sent
+        raised."""
+        self.deadline = min(self.loop.time() + timeout_s, self.latest)
+        while not self.has_head:
+            if self._failure is not None:
+                raise self._failure
+            if self._upload is not None and self._upload.done() and (error := self._upload.exception()):
+                raise error
+            await self._wait()
+        self.deadline = 0.0
+
+    async def read(self, timeout_s: float) -> bytes:
+        """Everything of the body that is here, at least one byte; empty at its end. Raises Cut, TooSlow."""
+        if not self._pieces and not self.is_complete:
+            self.deadline = min(self.loop.time() + timeout_s, self.latest)
+            while not self._pieces and not self.is_complete:
+                if self._failure is not None:
+                    raise self._failure
+                await self._wait()
+            self.deadline = 0.0
+        if not self._pieces:
+            return b""
+        piece = self._pieces.popleft() if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self._size = 0
+        self.resume_reading()
+        return piece
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing is left to be read."""
+        return self.is_complete and not self._pieces
+
+    @property
+    def has_piece(self) -> bool:
+        return bool(self._pieces)
+
+    def pause_reading(self) -> None:
+        if not self._is_paused and not self.is_lost:
+            self._is_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._is_paused and not self.is_lost:
+            self._is_paused = False
+            self.transport.resume_reading()
+
+    def release(self) -> None:
+        """Give the connection back: kept when it can serve another request, closed otherwise."""
+        self.deadline = 0.0
+        upload, self._upload = self._upload, None
+        if upload is not None and not upload.done():
+            upload.cancel()
+            self._keeps_alive = False
+        elif upload is not None and not upload.cancelled():
+            upload.exception()  # seen
+        if self.is_lost:
+            return
+        if self.has_ended and self._keeps_alive and self._failure is None:
+            self.status, self.reason, self.headers = 0, b"", []
+            self.has_head = self.is_complete = self._ends_with_connection = False
+            self._received_bytes = 0
+            self.latest = math.inf
+            self._is_reused = True
+            self._pool.keep(self)
+        else:
+            self.transport.abort()
+
+    def hurry(self, latest: float) -> None:
+        """From now on no wait lasts beyond the loop time `latest`."""
+        self.latest = latest
+        if self.deadline:
+            self.deadline = min(self.deadline, latest)
+
+    def tunnel(self, receive: Callable[[bytes], None]) -> None:
+        """After a 101: the connection's bytes go to `receive`, those that came with the head first."""
+        self._tunnel = receive
+        early, self._early = self._early, b""
+        if early:
+            receive(early)
+
+    def expire(self) -> None:
+        """The wait under way has taken too long."""
+        self._fail(TooSlow("it sent nothing for as long as was allowed"))
+        self._wake()
+
+    def _fail(self, failure: UpstreamFailure) -> None:
+        if self._failure is None:
+            self._failure = failure
+        self.transport.abort()
+
+    async def _wait(self) -> None:
+        self._waiter = self.loop.create_future()
+        await self._waiter
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def _drain(self) -> None:
+        while self.is_choked and not self.is_lost:
+            self._drained = self.loop.create_future()
+            await self._drained
+
+    async def _send_large(self, body: bytes) -> None:
+        """Piece by piece, so that writing one large body does not hold up the other calls."""
+        view = memoryview(body)
+        for start in range(0, len(view), _LARGE_BODY_BYTES):
+            self.transport.write(view[start : start + _LARGE_BODY_BYTES])
+            await self._drain()
+            if self.is_lost:
+                return
+
+    async def _send_pieces(self, pieces: AsyncIterator[bytes], *, is_chunked: bool) -> None:
+        try:
+            async for piece in pieces:
+                if self.is_lost:
+                    return
+                self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if is_chunked else piece)
+                await self._drain()
+            if is_chunked and not self.is_lost:
+                self.transport.write(b"0\r\n\r\n")
+        finally:
+            self._wake()
+
+
+class Pool:
+    """The connections to all upstreams of one process. Nothing is shared between calls but the connections."""
+
+    def __init__(self) -> None:
+        self._idle: dict[Origin, deque[Connection]] = {}
+        self._all: set[Connection] = set()
+        self._tls: ssl.SSLContext | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
+
+    def stop(self) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for connection in list(self._all):
+            connection.transport.abort()
+
+    async def take(self, origin: Origin, *, connect_timeout_s: float, fresh: bool = False) -> Connection:
+        """A connection that nobody uses; a `fresh` one was not kept from before. Raises ConnectFailed."""
+        idle = self._idle.get(origin)
+        while idle and not fresh:
+            kept = idle.pop()
+            if not kept.is_lost and not kept.transport.is_closing():
+                return kept
+        return await self._connect(origin, connect_timeout_s)
+
+    async def fetch(
+        self,
+        origin: Origin,
+        target: bytes,
+        headers: Sequence[Header],
+        *,
+        connect_timeout_s: float,
+        limit_bytes: int,
+    ) -> bytes:
+        """The whole body of a GET's answer, for the gateway's own use; the caller sets the time limit. Raises
+        UpstreamFailure."""
+        connection = await self.take(origin, connect_timeout_s=connect_timeout_s, fresh=True)
+        try:
+            await connection.send("GET", target, headers, None)
+            await connection.head(math.inf)
+            pieces = []
+            while (piece := await connection.read(math.inf)) and limit_bytes > 0:
+                pieces.append(piece)
+                limit_bytes -= len(piece)
+            return b"".join(pieces)
+        finally:
+            connection.release()
+
+    def keep(self, connection: Connection) -> None:
+        idle = self._idle.setdefault(connection.origin, deque())
+        connection.idle_since = connection.loop.time()
+        idle.append(connection)
+        if len(idle) > MAX_IDLE_PER_ORIGIN:
+            idle.popleft().transport.abort()
+
+    def forget(self, connection: Connection) -> None:
+        self._all.discard(connection)
+
+    async def _connect(self, origin: Origin, timeout_s: float) -> Connection:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(timeout_s):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self, origin),
+                    origin.host,
+                    origin.port,
+                    ssl=self._tls_context() if origin.scheme == "https" else None,
+                )
+        except TimeoutError:
+            raise ConnectFailed(f"no connection within {timeout_s:g} s") from None
+        except socket.gaierror:
+            raise ConnectFailed("its host name is not known", "that the URL is spelled right") from None
+        except ssl.SSLError:
+            raise ConnectFailed("its TLS certificate was not accepted", "its certificate") from None
+        except OSError as error:
+            raise ConnectFailed(f"the connection failed ({error.strerror or 'refused'})") from None
+        self._all.add(connection)
+        return connection
+
+    def _tls_context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+            self._tls.set_alpn_protocols(["http/1.1"])
+        return self._tls
+
+    async def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+            now = loop.time()
+            for connection in list(self._all):
+                if connection.deadline and now > connection.deadline:
+                    connection.deadline = 0.0
+                    connection.expire()
+            for idle in self._idle.values():
+                while idle and (idle[0].is_lost or now - idle[0].idle_since > IDLE_TIMEOUT_S):
+                    idle.popleft().transport.abort()

@@ -1,0 +1,532 @@
+"""HTTP/1.1 towards the caller: connections, requests as they come, answers as they are made (RFC 9112).
+
+Parsing is llhttp's (httptools); here stands what a relay needs around it: flow control in both directions, a caller
+that goes away noticed at once, keep-alive, upgrades. Knows no routes and reads no bodies."""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from http import HTTPStatus
+from typing import cast
+
+import httptools
+
+Header = tuple[bytes, bytes]
+
+MAX_HEAD_BYTES = 64 << 10
+"""Of a request line with its headers; more is answered with 431."""
+MAX_WAITING_BYTES = 256 << 10
+"""How much of a request's body may wait to be read before the socket is left alone."""
+HEAD_TIMEOUT_S = 30.0
+"""For a request's line and headers to arrive, once its first byte has."""
+IDLE_TIMEOUT_S = 120.0
+"""A connection without a request is closed after this. Longer than a client keeps one, so that the client is first."""
+SWEEP_INTERVAL_S = 5.0
+
+_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+_LAST_CHUNK = b"0\r\n\r\n"
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_LARGE_BYTES = 64 << 10
+
+
+class CallerGone(Exception):
+    """The caller closed the connection."""
+
+
+class BodyTooLarge(Exception):
+    """The request's body passes the limit that its reader set."""
+
+
+class Exchange:
+    """One request and its answer. The answer is `answer`, or `start`, `write` as often as wanted, `finish`; an exchange
+    that is left without `finish` tears the connection down, so that the caller sees a broken transfer."""
+
+    __slots__ = (
+        "_connection", "_ended", "_expects_continue", "_frame", "_head", "_pieces", "_size", "_waiter",
+        "has_begun", "has_body", "headers", "is_finished", "is_gone", "is_upgrade", "keeps_alive", "method",
+        "on_gone", "target", "version",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        connection: "Connection",
+        method: str,
+        target: bytes,
+        version: str,
+        headers: list[Header],
+        *,
+        keeps_alive: bool,
+        is_upgrade: bool,
+    ) -> None:
+        self.method = method
+        self.target = target
+        """Path and query as they came."""
+        self.version = version
+        self.headers = headers
+        """Names in lower case, values as they came."""
+        self.keeps_alive = keeps_alive
+        self.is_upgrade = is_upgrade
+        self.has_body = False
+        self.has_begun = False
+        """The answer's head has been handed over."""
+        self.is_finished = False
+        self.is_gone = False
+        self.on_gone: Callable[[], None] | None = None
+        """Called instead of cancelling the handler, when the caller goes away before the answer is finished."""
+        self._expects_continue = False
+        for name, value in headers:
+            if name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
+                self.has_body = True
+            elif name == b"expect" and value.lower() == b"100-continue":
+                self._expects_continue = True
+        self._connection = connection
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+        self._ended = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._head = b""
+        self._frame: bool | None = None
+        """True: chunked; False: the head gave a length or there is no body; None: until the connection closes."""
+
+    # The request's body.
+
+    async def body(self, limit_bytes: int) -> bytes:
+        """The whole body. Raises BodyTooLarge, CallerGone."""
+        if self._ended and len(self._pieces) == 1 and self._size <= limit_bytes:
+            self._size = 0
+            return self._pieces.popleft()
+        pieces = []
+        size = 0
+        async for piece in self.pieces():
+            size += len(piece)
+            if size > limit_bytes:
+                raise BodyTooLarge
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body as it comes. Raises CallerGone."""
+        while True:
+            while self._pieces:
+                piece = self._pieces.popleft()
+                self._size -= len(piece)
+                if self._size <= MAX_WAITING_BYTES:
+                    self._connection.resume_reading()
+                yield piece
+            if self._ended:
+                return
+            if self.is_gone:
+                raise CallerGone
+            if self._expects_continue:
+                self._expects_continue = False
+                self._connection.transport.write(_CONTINUE)
+            self._waiter = self._connection.loop.create_future()
+            await self._waiter
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the whole body has arrived."""
+        return self._ended
+
+    def feed(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size > MAX_WAITING_BYTES:
+            self._connection.pause_reading()
+        self._wake()
+
+    def end(self) -> None:
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # The answer.
+
+    def start(self, status: int, headers: Sequence[Header], reason: bytes = b"") -> None:
+        """The answer's head; it leaves with the first piece, or with `flush`. Without a content-length among the
+        headers the body is framed here."""
+        has_length = False
+        lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason or _REASONS.get(status, b""))]
+        for name, value in headers:
+            lines.append(b"%b: %b\r\n" % (name, value))
+            if len(name) == 14 and name.lower() == b"content-length":
+                has_length = True
+        if self.method == "HEAD" or status in {204, 304} or status < 200 or has_length:
+            self._frame = False
+        elif self.version == "1.0":
+            self.keeps_alive = False
+        else:
+            self._frame = True
+            lines.append(b"transfer-encoding: chunked\r\n")
+        if not self.keeps_alive and status != 101:
+            lines.append(b"connection: close\r\n")
+        elif self.version == "1.0":
+            lines.append(b"connection: keep-alive\r\n")
+        lines.append(b"\r\n")
+        self._head = b"".join(lines)
+        self.has_begun = True
+
+    def flush(self) -> None:
+        """Let the head leave without waiting for a piece."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._connection.transport.write(head)
+
+    def write(self, piece: bytes) -> None:
+        """A piece of the body. Follow it with `drain` when more is to come."""
+        if self.is_gone or not piece:
+            return
+        head, self._head = self._head, b""
+        framed = (b"%x\r\n" % len(piece), piece, b"\r\n") if self._frame else (piece,)
+        self._put(head, *framed)
+
+    def finish(self, piece: bytes = b"") -> None:
+        """The last piece, which may be empty."""
+        self.is_finished = True
+        if self.is_gone:
+            return
+        head, self._head = self._head, b""
+        if not self._frame:
+            self._put(head, piece)
+        elif piece:
+            self._put(head, b"%x\r\n" % len(piece), piece, b"\r\n", _LAST_CHUNK)
+        else:
+            self._put(head, _LAST_CHUNK)
+
+    def answer(self, status: int, body: bytes, headers: Sequence[Header] = ()) -> None:
+        """A whole answer of the gateway's own, in JSON unless a header says otherwise."""
+        own: list[Header] = [(b"content-length", b"%d" % len(body)), *headers]
+        if not any(name == b"content-type" for name, _ in headers):
+            own.insert(0, (b"content-type", b"application/json"))
+        self.start(status, own)
+        self.finish(b"" if self.method == "HEAD" else body)
+
+    async def drain(self) -> None:
+        """Wait until the caller takes more. Raises CallerGone."""
+        if self._connection.is_choked:
+            await self._connection.drain()
+        if self.is_gone and self.on_gone is None:
+            raise CallerGone
+
+    def upgrade(self, receive: "Callable[[bytes], None]") -> "Connection":
+        """After a 101 was flushed: from here on the connection's bytes go to `receive`, and what is written to its
+        transport leaves as it is."""
+        self.flush()
+        self.is_finished = True
+        self.keeps_alive = False
+        self._connection.tunnel(receive)
+        return self._connection
+
+    def cut(self) -> None:
+        """Break the answer off: what was written still leaves, and the caller can tell that it is not whole."""
+        if self._frame is None or not self.has_begun:
+            self._connection.transport.abort()  # a plain close would look like the end
+        else:
+            self.flush()
+            self._connection.transport.close()
+
+    def _put(self, *parts: bytes) -> None:
+        transport = self._connection.transport
+        if sum(map(len, parts)) > _LARGE_BYTES:
+            for part in parts:
+                if part:
+                    transport.write(part)
+        else:
+            transport.write(b"".join(parts))
+
+
+Handler = Callable[[Exchange], Awaitable[None]]
+
+
+class Connection(asyncio.Protocol):
+    """One caller's connection: requests are handled one after the other by one task."""
+
+    def __init__(self, handler: Handler, connections: "dict[Connection, asyncio.Event]") -> None:
+        self.loop = asyncio.get_running_loop()
+        self.transport: asyncio.Transport
+        self.is_choked = False
+        """The caller does not take what was written."""
+        self._handler = handler
+        self._connections = connections
+        self._parser = httptools.HttpRequestParser(self)
+        self._task: asyncio.Task[None]
+        self._url = b""
+        self._headers: list[Header] = []
+        self._head_bytes = 0
+        self._has_passed_head = False
+        self._incoming: Exchange | None = None
+        self._waiting: deque[Exchange] = deque()
+        self._current: Exchange | None = None
+        self._next: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._is_paused = False
+        self._is_stopping = False
+        self._is_lost = False
+        self._refusal: int | None = None
+        self._early = b""
+        self._tunnel: Callable[[bytes], None] | None = None
+        self.on_tunnel_lost: Callable[[], None] | None = None
+        self.on_writable: Callable[[], None] | None = None
+        """In a tunnel: called once, when the caller takes more again."""
+        self._quiet_since = self.loop.time()
+
+    # What the loop says.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._connections[self] = asyncio.Event()
+        self._task = self.loop.create_task(self._serve())
+
+    def data_received(self, data: bytes) -> None:
+        if self._tunnel is not None:
+            self._tunnel(data)
+            return
+        if self._refusal is not None:
+            return
+        if self._current is None:
+            self._quiet_since = self.loop.time()
+        self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+            if self._incoming is None and self._head_bytes > MAX_HEAD_BYTES and not self._has_passed_head:
+                self._refuse(431)
+        except httptools.HttpParserUpgrade as upgrade:
+            rest = data[upgrade.args[0] :]
+            last = self._waiting[-1] if self._waiting else self._current
+            if last is not None and last.is_upgrade:
+                self._early += rest
+            else:  # an upgrade that we do not know is passed over (RFC 9110 section 7.8)
+                self._parser = httptools.HttpRequestParser(self)
+                if rest:
+                    self.data_received(rest)
+        except httptools.HttpParserError:
+            self._refuse(400)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_lost = True
+        self._connections.pop(self).set()
+        current = self._current
+        if current is not None and not current.is_finished:
+            current.is_gone = True
+            current._wake()
+            if current.on_gone is not None:
+                current.on_gone()
+            else:
+                self._task.cancel()
+        elif current is None:
+            self._task.cancel()
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        if self.on_tunnel_lost is not None:
+            self.on_tunnel_lost()
+
+    def pause_writing(self) -> None:
+        self.is_choked = True
+
+    def resume_writing(self) -> None:
+        self.is_choked = False
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        if self.on_writable is not None:
+            self.on_writable()
+            self.on_writable = None
+
+    # What the parser says.
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        headers, self._headers = self._headers, []
+        target, self._url = self._url, b""
+        is_upgrade = parser.should_upgrade() and any(
+            name == b"upgrade" and value.lower() == b"websocket" for name, value in headers
+        )
+        exchange = Exchange(
+            self,
+            parser.get_method().decode("latin-1"),
+            target,
+            parser.get_http_version(),
+            headers,
+            keeps_alive=parser.should_keep_alive(),
+            is_upgrade=is_upgrade,
+        )
+        self._incoming = exchange
+        self._has_passed_head = True
+        self._waiting.append(exchange)
+        if len(self._waiting) > 1:
+            self.pause_reading()  # requests sent ahead wait in the socket
+        self._wake_next()
+
+    def on_body(self, piece: bytes) -> None:
+        if self._incoming is not None:
+            self._incoming.feed(piece)
+
+    def on_message_complete(self) -> None:
+        if self._incoming is not None:
+            self._incoming.end()
+            self._incoming = None
+        self._head_bytes = 0
+        self._has_passed_head = False
+
+    # What exchanges ask for.
+
+    def pause_reading(self) -> None:
+        if not self._is_paused and not self._is_lost:
+            self._is_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._is_paused and len(self._waiting) <= 1 and not self._is_lost:
+            self._is_paused = False
+            self.transport.resume_reading()
+
+    async def drain(self) -> None:
+        while self.is_choked and not self._is_lost:
+            self._drained = self.loop.create_future()
+            await self._drained
+
+    def tunnel(self, receive: Callable[[bytes], None]) -> None:
+        self._tunnel = receive
+        early, self._early = self._early, b""
+        if early:
+            receive(early)
+
+    # The connection's own life.
+
+    async def _serve(self) -> None:
+        try:
+            while not self._is_stopping or self._waiting:
+                if not self._waiting:
+                    if self._refusal is not None:
+                        break
+                    self._quiet_since = self.loop.time()
+                    self._next = self.loop.create_future()
+                    await self._next
+                    continue
+                exchange = self._current = self._waiting.popleft()
+                if self._is_paused:
+                    self.resume_reading()
+                await self._handler(exchange)
+                if not exchange.is_finished:
+                    exchange.cut()
+                    return
+                if not exchange.keeps_alive or not exchange.is_read or self._is_lost:
+                    break
+                self._current = None
+        except (asyncio.CancelledError, CallerGone):
+            if not self._is_lost:
+                self.transport.abort()
+            return
+        if self._tunnel is None:
+            self._say_refusal()
+            self.transport.close()
+
+    def _wake_next(self) -> None:
+        waiter, self._next = self._next, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _refuse(self, status: int) -> None:
+        """What cannot be parsed is answered once everything before it has been, and ends the connection."""
+        self._refusal = status
+        if self._incoming is not None:  # in the middle of a body: its reader must not wait for the rest
+            self._incoming.keeps_alive = False
+            self.transport.abort()
+        self._wake_next()
+
+    def _say_refusal(self) -> None:
+        if self._refusal is None or self._is_lost:
+            return
+        said = {400: "This is not a valid HTTP/1.1 request.", 431: "The request's headers are too large."}
+        body = b'{"error":{"message":"%b","type":"invalid_request_error","param":null,"code":null}}' % (
+            said[self._refusal].encode()
+        )
+        self.transport.write(
+            b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+            % (self._refusal, _REASONS[self._refusal], len(body), body)
+        )
+
+    def stop(self) -> None:
+        """Close as soon as the answer under way has left."""
+        self._is_stopping = True
+        if self._current is None:
+            self.transport.close()
+        else:
+            self._current.keeps_alive = False
+
+    def abort(self) -> None:
+        """Close now."""
+        self.transport.abort()
+
+    def sweep(self, now: float) -> None:
+        """Close a connection that says nothing, or begins a request and does not go on."""
+        if self._current is None and not self._waiting:
+            limit = HEAD_TIMEOUT_S if self._head_bytes else IDLE_TIMEOUT_S
+            if now - self._quiet_since > limit:
+                self.transport.close()
+
+
+class Server:
+    """Listens, and keeps the connections."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self._connections: dict[Connection, asyncio.Event] = {}
+        self._server: asyncio.Server
+        self._sweeper: asyncio.Task[None]
+
+    async def start(self, host: str, port: int, *, backlog: int, share_port: bool = False) -> None:
+        """Raises OSError when the address cannot be bound. `share_port`: other processes may listen there too
+        (SO_REUSEPORT); the kernel spreads connections over them."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: Connection(self._handler, self._connections),
+            host,
+            port,
+            backlog=backlog,
+            reuse_port=share_port,
+        )
+        self._sweeper = loop.create_task(self._sweep())
+
+    @property
+    def port(self) -> int:
+        """The port listened on; of use where 0 was asked for."""
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def stop(self, *, grace_s: float) -> None:
+        """Accept nothing more, let answers under way finish for `grace_s` at most, close."""
+        self._sweeper.cancel()
+        self._server.close()
+        for connection in list(self._connections):
+            connection.stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self._all_closed()
+        for connection in list(self._connections):
+            connection.abort()
+        await self._all_closed()
+
+    async def _all_closed(self) -> None:
+        while self._connections:
+            await next(iter(self._connections.values())).wait()
+
+    async def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+            now = loop.time()
+            for connection in list(self._connections):
+                connection.sweep(now)
