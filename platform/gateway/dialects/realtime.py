@@ -3,12 +3,15 @@
 Read by `gateway.websocket` only: no path is posted to. The stored request is one client event a line; the stored
 answer is the server's events, framed as an event stream. https://platform.openai.com/docs/api-reference/realtime"""
 
+import re
 from typing import Any
 
 from gateway.dialects.base import Addition, Asked
 from telemetry.wire.answer import Answer
 from telemetry.wire.event_stream import EndWatch, data
 from telemetry.wire.lenient import count, load_object, mapping, text
+
+_DONE = re.compile(rb'[\r\n]data: ?\{ ?"type": ?"response\.done"')
 
 
 class RealtimeDialect:
@@ -28,7 +31,7 @@ class RealtimeDialect:
         return Answer()
 
     def watch_end(self) -> EndWatch:
-        raise NotImplementedError("a turn's end is seen by gateway.websocket")
+        return EndWatch(_DONE)
 
     def ask_more(
         self, body: bytes, document: dict[str, Any], *, asks_usage: bool, is_own_node: bool

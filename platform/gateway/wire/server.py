@@ -258,7 +258,6 @@ class Connection(asyncio.Protocol):
         self._url = b""
         self._headers: list[Header] = []
         self._head_bytes = 0
-        self._has_passed_head = False
         self._incoming: Exchange | None = None
         self._waiting: deque[Exchange] = deque()
         self._current: Exchange | None = None
@@ -268,7 +267,11 @@ class Connection(asyncio.Protocol):
         self._is_stopping = False
         self._is_lost = False
         self._refusal: int | None = None
+        self._again = b""
+        """The head of a request whose offer to upgrade is passed over."""
+        self._is_upgrading = False
         self._early = b""
+        """What came behind the head of a request to upgrade."""
         self._tunnel: Callable[[bytes], None] | None = None
         self.on_tunnel_lost: Callable[[], None] | None = None
         self.on_writable: Callable[[], None] | None = None
@@ -288,24 +291,24 @@ class Connection(asyncio.Protocol):
             return
         if self._refusal is not None:
             return
+        if self._is_upgrading:
+            self._early += data
+            return
         if self._current is None:
             self._quiet_since = self.loop.time()
-        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-            if self._incoming is None and self._head_bytes > MAX_HEAD_BYTES and not self._has_passed_head:
-                self._refuse(431)
         except httptools.HttpParserUpgrade as upgrade:
             rest = data[upgrade.args[0] :]
-            last = self._waiting[-1] if self._waiting else self._current
-            if last is not None and last.is_upgrade:
-                self._early += rest
-            else:  # an upgrade that we do not know is passed over (RFC 9110 section 7.8)
+            again, self._again = self._again, b""
+            if again:
                 self._parser = httptools.HttpRequestParser(self)
-                if rest:
-                    self.data_received(rest)
+                self.data_received(again + rest)
+            else:
+                self._is_upgrading = True
+                self._early += rest
         except httptools.HttpParserError:
-            self._refuse(400)
+            self._refuse(431 if self._head_bytes > MAX_HEAD_BYTES else 400)
 
     def eof_received(self) -> bool:
         return False
@@ -343,17 +346,27 @@ class Connection(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         self._url += url
+        self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name.lower(), value))
+        self._count(len(name) + len(value))
+
+    def _count(self, size_bytes: int) -> None:
+        self._head_bytes += size_bytes
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise ValueError("the request's head is too large")  # reaches `data_received` as a parser's error
 
     def on_headers_complete(self) -> None:
         parser = self._parser
         headers, self._headers = self._headers, []
         target, self._url = self._url, b""
-        is_upgrade = parser.should_upgrade() and any(
-            name == b"upgrade" and value.lower() == b"websocket" for name, value in headers
-        )
+        is_upgrade = parser.should_upgrade()
+        if is_upgrade and (b"upgrade", b"websocket") not in [(n, v.lower()) for n, v in headers]:
+            # An upgrade that we do not know is passed over (RFC 9110 section 7.8): the parser would take the body for
+            # the other protocol's, so it is given the head again, without the offer.
+            self._again = _head_again(parser, target, headers)
+            return
         exchange = Exchange(
             self,
             parser.get_method().decode("latin-1"),
@@ -364,7 +377,6 @@ class Connection(asyncio.Protocol):
             is_upgrade=is_upgrade,
         )
         self._incoming = exchange
-        self._has_passed_head = True
         self._waiting.append(exchange)
         if len(self._waiting) > 1:
             self.pause_reading()  # requests sent ahead wait in the socket
@@ -379,7 +391,6 @@ class Connection(asyncio.Protocol):
             self._incoming.end()
             self._incoming = None
         self._head_bytes = 0
-        self._has_passed_head = False
 
     # What exchanges ask for.
 
@@ -477,6 +488,12 @@ class Connection(asyncio.Protocol):
             limit = HEAD_TIMEOUT_S if self._head_bytes else IDLE_TIMEOUT_S
             if now - self._quiet_since > limit:
                 self.transport.close()
+
+
+def _head_again(parser: httptools.HttpRequestParser, target: bytes, headers: list[Header]) -> bytes:
+    lines = [b"%b %b HTTP/%b\r\n" % (parser.get_method(), target, parser.get_http_version().encode())]
+    lines += [b"%b: %b\r\n" % header for header in headers if header[0] not in {b"connection", b"upgrade"}]
+    return b"".join([*lines, b"\r\n"])
 
 
 class Server:
