@@ -63,7 +63,8 @@ class OtlpTracing(Tracing):
             BatchSpanProcessor(
                 OTLPSpanExporter(f"{base}/v1/traces", timeout=timeout_s),
                 schedule_delay_millis=interval_s * 1000,
-                # A collector takes messages of some megabytes (by default 20).
+                # With content, a collector's limit on a message (20 MB by default) and our memory count.
+                max_queue_size=512 if content else 4096,
                 max_export_batch_size=64 if content else 512,
             )
         )

@@ -10,6 +10,7 @@ import orjson
 
 from telemetry import exchange
 from telemetry.records import BeginRecord, EndRecord
+from telemetry.wire.lenient import load_object, mappings
 
 MAX_BODY_BYTES = 1 << 20
 """A longer body is not read for its content."""
@@ -21,23 +22,22 @@ MAX_DEPTH = 12
 
 _INSTRUCTIONS = {"responses": "instructions", "messages": "system"}
 """Dialect -> the field in which a request states instructions apart from its messages."""
+_PAST = frozenset({"previous_response", "conversation", "prompt"})
+"""Roles of what `exchange` puts before a response's input to name a past that the provider keeps."""
 
 
 def system_instructions(begin: BeginRecord, end: EndRecord) -> list[Any]:
     """Instructions that were given apart from the messages; a system message among them is one of those."""
-    field = _INSTRUCTIONS.get(begin.dialect)
-    if field is None:
-        return []
     if len(begin.request) > MAX_BODY_BYTES:
-        return [_left_out(bytes=len(begin.request))]
-    return _first_that_fit(_parts(_request(begin).get(field)))
+        return []
+    return _first_that_fit(_asked(begin)[0])
 
 
 def input_messages(begin: BeginRecord, end: EndRecord) -> list[Any]:
     """What the model was given, the latest messages if not all of them fit."""
     if len(begin.request) > MAX_BODY_BYTES:
         return [{"role": "user", "parts": [_left_out(bytes=len(begin.request))]}]
-    messages = [_message(message) for message in exchange.request_messages(begin.request)]
+    messages = [_message(message) for message in _asked(begin)[1]]
     kept = _first_that_fit(messages[::-1])[::-1]
     missing = len(messages) - len(kept)
     return [{"role": "user", "parts": [_left_out(messages=missing)]}, *kept] if missing else kept
@@ -47,7 +47,7 @@ def output_messages(begin: BeginRecord, end: EndRecord) -> list[Any]:
     """What the model answered (its first choice)."""
     if len(end.response) > MAX_BODY_BYTES:
         return [{"role": "assistant", "parts": [_left_out(bytes=len(end.response))]}]
-    message = exchange.answer_message(end.response)
+    message = exchange.answer_message(end.response, begin.dialect)
     return [_bounded(_message(message))] if message else []
 
 
@@ -55,8 +55,8 @@ def tool_definitions(begin: BeginRecord, end: EndRecord) -> list[Any]:
     """The function tools that the model was offered, the first ones if not all of them fit."""
     if len(begin.request) > MAX_BODY_BYTES:
         return []
-    tools = [_tool(tool["function"]) for tool in exchange.offered_tools(begin.request)]
-    return _first_that_fit(tools)
+    tools = exchange.offered_tools(begin.request, begin.dialect)
+    return _first_that_fit([_tool(tool["function"]) for tool in tools])
 
 
 def sendable(text: str) -> str:
@@ -64,16 +64,29 @@ def sendable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
+def _asked(begin: BeginRecord) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The parts of the instructions that stood apart, and the messages."""
+    messages = exchange.request_messages(begin.request, begin.dialect)
+    field = _INSTRUCTIONS.get(begin.dialect)
+    if field is None:
+        return [], messages
+    messages = [message for message in messages if message["role"] not in _PAST]
+    stands_apart = bool(load_object(begin.request).get(field))
+    if stands_apart and messages and messages[0]["role"] == "system":
+        return _parts(messages[0]["content"]), messages[1:]
+    return [], messages
+
+
 def _message(message: dict[str, Any]) -> dict[str, Any]:
-    role = message["role"]
+    role, content = message["role"], message["content"]
     if role == "tool":
         answered = {"id": message["tool_call_id"]} if message.get("tool_call_id") else {}
-        content = message["content"]
-        parts = [
-            {"type": "tool_call_response", **answered, "response": content if content is not None else ""}
-        ]
+        response = _parts(content) if isinstance(content, list) else content or ""
+        parts = [{"type": "tool_call_response", **answered, "response": response}]
     else:
-        parts = _parts(message["content"])
+        thoughts = message.get("reasoning")
+        parts = [{"type": "reasoning", "content": thoughts}] if thoughts else []
+        parts += _parts(content)
         if message.get("refusal"):
             parts.append(_generic("refusal", content=message["refusal"]))
         parts += [_tool_call(call) for call in message.get("tool_calls", ())]
@@ -83,7 +96,7 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
 def _parts(content: Any) -> list[dict[str, Any]]:
     if isinstance(content, str):
         return [{"type": "text", "content": content}] if content else []
-    return [_part(part) for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    return [_part(part) for part in mappings(content)]
 
 
 def _part(part: dict[str, Any]) -> dict[str, Any]:
@@ -91,8 +104,10 @@ def _part(part: dict[str, Any]) -> dict[str, Any]:
     match part:
         case {"text": str(text)}:
             return {"type": "text", "content": text}
-        case {"image_url": {"url": str(url)} | str(url)}:
+        case {"image_url": {"url": str(url)} | str(url)} | {"type": "image", "source": {"url": str(url)}}:
             return _linked("image", url)
+        case {"type": "image", "source": {"media_type": str(mime_type)}}:
+            return _left_out(modality="image", mime_type=mime_type)
         case {"file": {"file_id": str(file_id)}} | {"file_id": str(file_id)}:
             return {"type": "file", "modality": "document", "file_id": file_id}
         case {"type": "input_audio"}:
@@ -166,11 +181,3 @@ def _bounded(value: Any, depth: int = 0) -> Any:
 def _cut(text: str) -> str:
     more = len(text) - MAX_TEXT_CHARS
     return f"{text[:MAX_TEXT_CHARS]} ({more} more characters)" if more > 0 else text
-
-
-def _request(begin: BeginRecord) -> dict[str, Any]:
-    try:
-        document = json.loads(begin.request)
-    except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}

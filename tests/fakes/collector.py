@@ -84,7 +84,7 @@ def collecting() -> Iterator[Collector]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         collector.endpoint = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield collector
         server.shutdown()
@@ -131,10 +131,10 @@ def schema_errors(name: str, value: Any) -> list[Any]:
     schema = SCHEMAS[SCHEMA_OF[name]]
     errors = list(schema.iter_errors(value))
     definitions = schema.schema["$defs"]
-    parts = [part for message in value for part in message.get("parts", ())]
-    for part in parts:
-        rules = {"$defs": definitions} | definitions.get(part["type"], {})
-        errors += Draft202012Validator(rules).iter_errors(part)
+    for part in [part for message in value for part in message.get("parts", ())]:
+        if part["type"] in definitions:
+            rules = schema.evolve(schema={"$defs": definitions} | definitions[part["type"]])
+            errors += rules.iter_errors(part)
     return errors
 
 

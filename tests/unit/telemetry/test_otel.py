@@ -1,14 +1,16 @@
-"""Noting a call, and what the thread makes of it: trace state, bounds, bytes of any kind."""
+"""Noting a call, and what the thread makes of it: recorded exchanges, trace state, bounds, bytes of any kind."""
 
+import gzip
+import json
 import logging
 from dataclasses import replace
 from uuid import UUID
 
 import pytest
 
-from telemetry import otel
+from telemetry import exchange, otel
 from telemetry.records import BeginRecord, EndRecord
-from tests.fakes.collector import collecting, plain
+from tests.fakes.collector import GOLDEN, breaches, collecting, plain
 
 BEGIN = BeginRecord(
     call_id=UUID(int=1),
@@ -22,6 +24,56 @@ BEGIN = BeginRecord(
 )
 END = EndRecord(call_id=BEGIN.call_id, outcome="complete", status_code=200, ended_at=3_000_000)
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+DIALECTS = {
+    "/v1/chat/completions": "chat",
+    "/v1/responses": "responses",
+    "/v1/embeddings": "embeddings",
+}
+
+
+def recorded() -> list[tuple[BeginRecord, EndRecord]]:
+    """The recorded exchanges of a dialect, as records."""
+    with gzip.open(GOLDEN.parent / "openai_recorded.jsonl.gz", "rt") as lines:
+        exchanges = [json.loads(line) for line in lines]
+    return [
+        (
+            replace(
+                BEGIN,
+                dialect=DIALECTS[spoken["path"]],
+                path=spoken["path"],
+                request=spoken["request_body"].encode(),
+                stream=spoken["response_kind"] == "sse",
+            ),
+            replace(
+                END,
+                outcome="complete" if spoken["status"] == 200 else "upstream_error",
+                status_code=spoken["status"],
+                response=spoken["response_body"].encode(),
+            ),
+        )
+        for spoken in exchanges
+        if spoken["method"] == "POST" and spoken["path"] in DIALECTS
+    ]
+
+
+def test_recorded_exchanges_arrive_in_the_conventions_shape() -> None:
+    calls = recorded()
+    with collecting() as collector:
+        tracing = otel.OtlpTracing(collector.endpoint, content=True)
+        for begin, end in calls:
+            tracing.observe(begin, end, "")
+        tracing.close()
+        spans = collector.spans()
+    assert len(spans) == len(calls) > 190
+    for (begin, end), span in zip(calls, spans, strict=True):
+        told = plain(span.attributes)
+        kind = "embeddings" if begin.dialect == "embeddings" else "inference"
+        assert breaches(told, kind) == []
+        asked = exchange.request_messages(begin.request, begin.dialect)
+        answered = exchange.answer_message(end.response, begin.dialect)
+        assert ("gen_ai.input.messages" in told) == bool(asked)
+        assert ("gen_ai.output.messages" in told) == (answered is not None)
+        assert ("error.type" in told) == (end.status_code != 200)
 
 
 def test_the_callers_trace_state_goes_on() -> None:
@@ -60,15 +112,17 @@ def test_bytes_that_no_collector_takes_are_made_takeable(caplog: pytest.LogCaptu
     assert not caplog.records
 
 
-def test_more_than_can_be_held_is_counted(caplog: pytest.LogCaptureFixture) -> None:
-    big = replace(END, response=bytes(otel.MAX_NOTED_BYTES))
+def test_more_than_can_be_held_is_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(otel, "NOTING_INTERVAL_S", 60)  # the thread comes round when tracing is closed
+    monkeypatch.setattr(otel, "MAX_NOTED_BYTES", 100)
     with collecting() as collector, caplog.at_level(logging.WARNING):
         tracing = otel.OtlpTracing(collector.endpoint)
-        with tracing._lock:  # as if the thread had not come round yet
-            tracing._noted, tracing._noted_bytes = [(BEGIN, big, {})], len(big.response)
-        tracing.observe(replace(BEGIN, request=b"{}"), END, "")
+        for size in (200, 1, 0):
+            tracing.observe(replace(BEGIN, request=bytes(size)), END, "")
         tracing.close()
         assert len(collector.spans()) == 1
     assert [record.getMessage() for record in caplog.records] == [
-        "1 calls were not traced: more ended at once than can be held"
+        "2 calls were not traced: more ended at once than can be held"
     ]

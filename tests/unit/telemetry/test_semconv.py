@@ -210,11 +210,47 @@ def test_content_stays_out_unless_it_is_asked_for() -> None:
     assert "secret" in str(attributes(begin, content=True))
 
 
-def test_instructions_that_stand_apart_are_told_apart() -> None:
-    body = {"instructions": "Be brief.", "input": "Hello"}
-    begin = replace(BEGIN, dialect="responses", request=json.dumps(body).encode())
-    assert attributes(begin, content=True)["gen_ai.system_instructions"] == [
-        {"type": "text", "content": "Be brief."}
+@pytest.mark.parametrize(
+    ("dialect", "body"),
+    [
+        ("responses", {"instructions": "Be brief.", "previous_response_id": "resp_1", "input": "Hello"}),
+        ("messages", {"system": "Be brief.", "messages": [{"role": "user", "content": "Hello"}]}),
+    ],
+)
+def test_instructions_that_stand_apart_are_told_apart(dialect: str, body: dict[str, Any]) -> None:
+    said = attributes(replace(BEGIN, dialect=dialect, request=json.dumps(body).encode()), content=True)
+    assert said["gen_ai.system_instructions"] == [{"type": "text", "content": "Be brief."}]
+    assert said["gen_ai.input.messages"] == [
+        {"role": "user", "parts": [{"type": "text", "content": "Hello"}]}
+    ]
+
+
+def test_a_system_message_stays_among_the_messages() -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+    for dialect, field in [("chat", "messages"), ("responses", "input")]:
+        begin = replace(BEGIN, dialect=dialect, request=json.dumps({field: messages}).encode())
+        said = attributes(begin, content=True)
+        assert "gen_ai.system_instructions" not in said
+        assert [message["role"] for message in said["gen_ai.input.messages"]] == ["system", "user"]
+
+
+def test_what_a_model_thought_and_called_comes_in_that_order() -> None:
+    answer = {
+        "type": "message",
+        "role": "assistant",
+        "content": [
+            {"type": "thinking", "thinking": "Look it up.", "signature": "x"},
+            {"type": "text", "text": "One moment."},
+            {"type": "tool_use", "id": "toolu_1", "name": "lookup", "input": {"id": 7}},
+        ],
+    }
+    end = replace(END, response=json.dumps(answer).encode())
+    said = attributes(replace(BEGIN, dialect="messages"), end, content=True)
+    assert breaches(said, "inference") == []
+    assert said["gen_ai.output.messages"][0]["parts"] == [
+        {"type": "reasoning", "content": "Look it up."},
+        {"type": "text", "content": "One moment."},
+        {"type": "tool_call", "id": "toolu_1", "name": "lookup", "arguments": {"id": 7}},
     ]
 
 
@@ -225,6 +261,7 @@ def test_each_kind_of_part_has_its_shape() -> None:
         {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 99}},
         {"type": "input_audio", "input_audio": {"data": "A" * 99, "format": "wav"}},
         {"type": "file", "file": {"file_id": "file-1"}},
+        {"type": "image", "source": {"type": "base64", "media_type": "image/gif", "data": "A" * 99}},
         {"type": "novelty", "data": "A" * 99},
     ]
     begin = replace(BEGIN, request=json.dumps({"messages": [{"role": "user", "content": parts}]}).encode())
@@ -241,6 +278,12 @@ def test_each_kind_of_part_has_its_shape() -> None:
         },
         {"type": "generic", "generic_type": "ratchet.left_out", "modality": "audio"},
         {"type": "file", "modality": "document", "file_id": "file-1"},
+        {
+            "type": "generic",
+            "generic_type": "ratchet.left_out",
+            "modality": "image",
+            "mime_type": "image/gif",
+        },
         {"type": "generic", "generic_type": "novelty"},
     ]
 
@@ -275,12 +318,15 @@ JSON_VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(JSON_VALUES, JSON_VALUES, st.sampled_from([*semconv.OPERATIONS]))
 def test_strange_bytes_keep_to_the_conventions(messages: Any, tools: Any, dialect: str) -> None:
-    asked = {"messages": [messages], "tools": [tools], "instructions": messages, "system": messages}
+    stranger = {"messages": [messages], "input": [messages], "prompt": messages, "tools": [tools]}
+    asked = stranger | {"instructions": messages, "system": messages}
     begin = replace(BEGIN, dialect=dialect, request=json.dumps(asked).encode(), model_requested="\ud800")
-    end = replace(END, response=json.dumps({"choices": [{"message": messages}]}).encode())
+    end = replace(
+        END, response=json.dumps({"choices": [{"message": messages}], "output": [messages]}).encode()
+    )
     said = attributes(begin, end, content=True)
     assert breaches(said, KIND_OF_SPAN[semconv.OPERATIONS[dialect]]) == []
     json.dumps(said, ensure_ascii=False).encode()
