@@ -1,17 +1,20 @@
 """Calls as OpenTelemetry spans and metrics, sent by OTLP/HTTP when an endpoint is set.
 
-Never content: no prompt, no answer, no credential. Everything is queued and sent by threads of the SDK, which
-drop what they cannot send; a collector that is away or slow costs a call nothing. The names are in one table
-each, below; the rest of Ratchet uses its own."""
+A call that has ended is only noted by the gateway's event loop; a thread turns it into a span and measurements, and
+threads of the SDK send them. A collector that is away or slow costs a call nothing: what cannot be sent is dropped.
+No prompt and no answer leaves unless the operator asks for it, and a credential never does. What things are called
+is `telemetry.semconv`'s business."""
 
 import logging
-from collections.abc import Callable
+import threading
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.metrics import Counter, Histogram, Meter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
@@ -19,49 +22,17 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from telemetry import semconv
 from telemetry.records import BeginRecord, EndRecord
 
 log = logging.getLogger(__name__)
 
-SEMANTIC_CONVENTIONS = "1.44.0"
-"""Version of the OpenTelemetry semantic conventions that the names follow; `gen_ai.*` is in development
-there."""
-
-OPERATION_NAMES = {"chat": "chat"}
-"""Dialect -> `gen_ai.operation.name`."""
-
-ATTRIBUTES: dict[str, Callable[[BeginRecord, EndRecord], Any]] = {
-    "gen_ai.operation.name": lambda begin, end: OPERATION_NAMES.get(begin.dialect),
-    "gen_ai.provider.name": lambda begin, end: "ratchet" if begin.model_version_id else "openai",
-    "gen_ai.conversation.id": lambda begin, end: begin.run_hint,
-    "gen_ai.request.model": lambda begin, end: begin.model_requested,
-    "gen_ai.request.stream": lambda begin, end: begin.stream or None,
-    "gen_ai.response.id": lambda begin, end: end.response_id,
-    "gen_ai.response.model": lambda begin, end: begin.model_served,
-    "gen_ai.response.finish_reasons": lambda begin, end: [end.finish_reason] if end.finish_reason else None,
-    "gen_ai.response.time_to_first_chunk": lambda begin, end: _seconds(begin.started_at, end.first_byte_at),
-    "gen_ai.usage.input_tokens": lambda begin, end: end.prompt_tokens,
-    "gen_ai.usage.output_tokens": lambda begin, end: end.completion_tokens,
-    "http.request.method": lambda begin, end: begin.method,
-    "http.response.status_code": lambda begin, end: end.status_code,
-    "url.path": lambda begin, end: begin.path,
-    "error.type": lambda begin, end: None if end.outcome == "complete" else end.outcome,
-    "ratchet.call.id": lambda begin, end: begin.call_id,
-    "ratchet.project.id": lambda begin, end: begin.project_id,
-    "ratchet.model_version.id": lambda begin, end: begin.model_version_id,
-    "ratchet.is_canary": lambda begin, end: begin.is_canary if begin.model_version_id else None,
-}
-"""Span attribute -> where it comes from; what is absent or empty is left out."""
-
-METRIC_ATTRIBUTES = (
-    "gen_ai.operation.name",
-    "gen_ai.provider.name",
-    "gen_ai.request.model",
-    "gen_ai.response.model",
-    "error.type",
-)
-OPERATION_DURATION = "gen_ai.client.operation.duration"
-TOKEN_USAGE = "gen_ai.client.token.usage"
+NOTING_INTERVAL_S = 0.1
+"""How often the thread takes what the event loop has noted."""
+MAX_NOTED_CALLS = 10_000
+MAX_NOTED_BYTES = 64 << 20
+"""Of requests and answers that are held until the thread takes them. What comes beyond is not traced."""
+CLOSING_TIMEOUT_S = 5.0
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 
@@ -69,8 +40,9 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 class Tracing:
     """Observes nothing: what a gateway without an endpoint uses."""
 
-    def observe(self, begin: BeginRecord, end: EndRecord, traceparent: str) -> None:
-        """A call has ended. `traceparent` is the caller's (W3C Trace Context), or empty."""
+    def observe(self, begin: BeginRecord, end: EndRecord, traceparent: str, tracestate: str = "") -> None:
+        """A call has ended. `traceparent` and `tracestate` are the caller's (W3C Trace Context), or empty. Takes
+        a microsecond and never raises."""
 
     def close(self) -> None:
         """Send what is queued, for a few seconds at most."""
@@ -79,8 +51,11 @@ class Tracing:
 class OtlpTracing(Tracing):
     """Sends spans and metrics to an OTLP/HTTP collector."""
 
-    def __init__(self, endpoint: str, *, interval_s: float = 5.0, timeout_s: float = 5.0) -> None:
-        """`endpoint` is the collector's base URL, e.g. `http://collector:4318`."""
+    def __init__(
+        self, endpoint: str, *, content: bool = False, interval_s: float = 5.0, timeout_s: float = 5.0
+    ) -> None:
+        """`endpoint` is the collector's base URL, e.g. `http://collector:4318`; with `content`, spans carry prompts
+        and answers."""
         base = endpoint.rstrip("/")
         resource = Resource.create({"service.name": "ratchet-gateway"})
         self._spans = TracerProvider(resource=resource, shutdown_on_exit=False)
@@ -88,6 +63,9 @@ class OtlpTracing(Tracing):
             BatchSpanProcessor(
                 OTLPSpanExporter(f"{base}/v1/traces", timeout=timeout_s),
                 schedule_delay_millis=interval_s * 1000,
+                # With content, a collector's limit on a message (20 MB by default) and our memory count.
+                max_queue_size=512 if content else 4096,
+                max_export_batch_size=64 if content else 512,
             )
         )
         reader = PeriodicExportingMetricReader(
@@ -95,28 +73,58 @@ class OtlpTracing(Tracing):
             export_interval_millis=interval_s * 1000,
         )
         self._metrics = MeterProvider([reader], resource=resource, shutdown_on_exit=False)
-        schema = f"https://opentelemetry.io/schemas/{SEMANTIC_CONVENTIONS}"
-        self._tracer = self._spans.get_tracer("ratchet.gateway", schema_url=schema)
-        meter = self._metrics.get_meter("ratchet.gateway", schema_url=schema)
-        self._duration = meter.create_histogram(
-            OPERATION_DURATION, unit="s", description="Duration of a call."
-        )
-        self._tokens = meter.create_histogram(TOKEN_USAGE, unit="{token}", description="Tokens of a call.")
+        self._tracer = self._spans.get_tracer("ratchet.gateway", schema_url=semconv.SCHEMA_URL)
+        meter = self._metrics.get_meter("ratchet.gateway", schema_url=semconv.SCHEMA_URL)
+        self._instruments = {
+            metric.name: _instrument(meter, metric) for group in semconv.METRICS.values() for metric in group
+        }
+        self._content = content
+        self._noted: list[tuple[BeginRecord, EndRecord, dict[str, str]]] = []
+        self._noted_bytes = 0
+        self._untraced = 0
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="otel", daemon=True)
+        self._thread.start()
 
-    def observe(self, begin: BeginRecord, end: EndRecord, traceparent: str) -> None:
-        try:
-            self._observe(begin, end, traceparent)
-        except Exception:
-            log.exception("a call could not be traced")
+    def observe(self, begin: BeginRecord, end: EndRecord, traceparent: str, tracestate: str = "") -> None:
+        size = len(begin.request) + len(end.response)
+        with self._lock:
+            fits = self._noted_bytes + size <= MAX_NOTED_BYTES and len(self._noted) < MAX_NOTED_CALLS
+            if fits or not self._noted:
+                self._noted.append((begin, end, {"traceparent": traceparent, "tracestate": tracestate}))
+                self._noted_bytes += size
+            else:
+                self._untraced += 1
 
-    def _observe(self, begin: BeginRecord, end: EndRecord, traceparent: str) -> None:
-        attributes = _attributes(begin, end)
-        operation = attributes.get("gen_ai.operation.name")
-        name = f"{operation} {begin.model_requested}" if operation else f"{begin.method} {begin.path}"
-        parent = _PROPAGATOR.extract({"traceparent": traceparent}) if traceparent else None
+    def close(self) -> None:
+        self._closing.set()
+        self._thread.join(CLOSING_TIMEOUT_S)
+        self._spans.shutdown()
+        self._metrics.shutdown(timeout_millis=CLOSING_TIMEOUT_S * 1000)
+
+    def _work(self) -> None:
+        is_last = False
+        while not is_last:
+            is_last = self._closing.wait(NOTING_INTERVAL_S)
+            with self._lock:
+                noted, self._noted, self._noted_bytes = self._noted, [], 0
+                untraced, self._untraced = self._untraced, 0
+            if untraced:
+                log.warning("%d calls were not traced: more ended at once than can be held", untraced)
+            for begin, end, context in noted:
+                try:
+                    self._trace(begin, end, context)
+                except Exception:
+                    # Not what failed: an error's text may quote a prompt.
+                    log.error("call %s could not be traced", begin.call_id)
+                time.sleep(0)  # lets the event loop have the interpreter
+
+    def _trace(self, begin: BeginRecord, end: EndRecord, context: dict[str, str]) -> None:
+        attributes = semconv.attributes_of(begin, end, content=self._content)
         span = self._tracer.start_span(
-            name,
-            context=parent,
+            semconv.span_name(attributes),
+            context=_PROPAGATOR.extract(context),
             kind=trace.SpanKind.CLIENT,
             attributes=attributes,
             start_time=begin.started_at * 1000,
@@ -124,18 +132,15 @@ class OtlpTracing(Tracing):
         if "error.type" in attributes:
             span.set_status(trace.StatusCode.ERROR)
         span.end(end_time=end.ended_at * 1000)
-        labels = {name: attributes[name] for name in METRIC_ATTRIBUTES if name in attributes}
-        self._duration.record((end.ended_at - begin.started_at) / 1e6, labels)
-        for token_type, count in [("input", end.prompt_tokens), ("output", end.completion_tokens)]:
-            if count is not None:
-                self._tokens.record(count, {**labels, "gen_ai.token.type": token_type})
-
-    def close(self) -> None:
-        self._spans.shutdown()
-        self._metrics.shutdown(timeout_millis=5_000)
+        for metric, value, labels in semconv.measurements(begin, end, attributes):
+            instrument = self._instruments[metric.name]
+            if isinstance(instrument, Histogram):
+                instrument.record(value, labels)
+            else:
+                instrument.add(value, labels)
 
 
-def connect(endpoint: str) -> Tracing:
+def connect(endpoint: str, *, content: bool = False) -> Tracing:
     """Tracing to `endpoint`; for an empty one, and with a log line for one that is no URL, tracing that does
     nothing."""
     if not endpoint:
@@ -143,17 +148,13 @@ def connect(endpoint: str) -> Tracing:
     if urlsplit(endpoint).scheme not in {"http", "https"}:
         log.error("OTEL_EXPORTER_OTLP_ENDPOINT is not an http(s) URL: nothing is exported")
         return Tracing()
-    return OtlpTracing(endpoint)
+    return OtlpTracing(endpoint, content=content)
 
 
-def _attributes(begin: BeginRecord, end: EndRecord) -> dict[str, Any]:
-    values = {name: read(begin, end) for name, read in ATTRIBUTES.items()}
-    return {
-        name: value if isinstance(value, str | bool | int | float | list) else str(value)
-        for name, value in values.items()
-        if value is not None and value != ""
-    }
-
-
-def _seconds(start_us: int, end_us: int | None) -> float | None:
-    return None if end_us is None else (end_us - start_us) / 1e6
+def _instrument(meter: Meter, metric: semconv.Metric) -> Counter | Histogram:
+    described: dict[str, Any] = {"unit": metric.unit, "description": metric.description}
+    if not metric.boundaries:
+        return meter.create_counter(metric.name, **described)
+    return meter.create_histogram(
+        metric.name, explicit_bucket_boundaries_advisory=metric.boundaries, **described
+    )

@@ -83,7 +83,7 @@ async def _serve(host: str, port: int, *, share_port: bool) -> int:
             is_strict=environment.strict_capture,
         ),
         key_pepper=settings.KEYRING.key_pepper,
-        tracing=otel.connect(environment.otlp_endpoint),
+        tracing=otel.connect(environment.otlp_endpoint, content=environment.otel_content),
         redis_url=environment.redis_url,
     )
     try:

@@ -1,95 +1,109 @@
-"""Spans and metrics reach a collector, carry no content, and cost nothing when the collector is away."""
+"""Spans and metrics reach a collector in the conventions' words, carry content only when asked, and cost nothing when
+the collector is away."""
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
-from openai import OpenAI
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
-from opentelemetry.semconv._incubating.metrics import gen_ai_metrics
-from opentelemetry.semconv.schemas import Schemas
+from openai import BadRequestError, OpenAI
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from telemetry import otel
+from tests.fakes.collector import Collector, breaches, collecting, metric_breaches, plain
 from tests.fakes.served_gateway import free_port, served_gateway
-from tests.fakes.upstream import FakeUpstream
+from tests.fakes.upstream import RUNS, FakeUpstream
 from tests.integration.gateway.conftest import OPENING
 
-
-class Collector:
-    """An OTLP/HTTP receiver that keeps what it gets."""
-
-    def __init__(self) -> None:
-        self.received: list[tuple[str, bytes]] = []
-        collector = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                collector.received.append((self.path, body))
-                self.send_response(200)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
+TRACE_ID, PARENT_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "think",
+        "description": "Think.",
+        "parameters": {"type": "object", "properties": {}},
+    },
+}
 
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    collector = Collector()
-    thread = threading.Thread(target=collector.server.serve_forever, daemon=True)
-    thread.start()
-    yield collector
-    collector.server.shutdown()
-    collector.server.server_close()
-    thread.join()
+    with collecting() as collector:
+        yield collector
 
 
-def test_a_call_becomes_a_span_and_measurements(
-    collector: Collector, upstream: FakeUpstream, tmp_path: Path
-) -> None:
-    trace_id, parent_id = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-    with served_gateway(tmp_path, tracing=otel.connect(collector.endpoint)) as gateway:
+def make_calls(
+    collector: Collector, upstream: FakeUpstream, folder: Path, *, content: bool
+) -> tuple[str, str]:
+    """A whole recorded run, every second answer streamed, then a call that the provider refuses; the key used and the
+    run's id."""
+    run_id = ""
+    with served_gateway(folder, tracing=otel.connect(collector.endpoint, content=content)) as gateway:
         tenant = gateway.add_tenant(upstream=f"{upstream.origin}/v1", credential="sk-secret")
-        with OpenAI(base_url=f"{gateway.origin}/v1", api_key=tenant.key) as client:
-            headers = {"traceparent": f"00-{trace_id}-{parent_id}-01"}
-            answer = client.chat.completions.with_raw_response.create(
-                model="gpt-4o", messages=OPENING, extra_headers=headers
-            )
-    spans = [
-        span
-        for path, body in collector.received
-        if path == "/v1/traces"
-        for resource in ExportTraceServiceRequest.FromString(body).resource_spans
-        for scope in resource.scope_spans
-        for span in scope.spans
-    ]
-    assert [(span.name, span.trace_id.hex(), span.parent_span_id.hex()) for span in spans] == [
-        ("chat gpt-4o", trace_id, parent_id)
-    ]
-    attributes = {item.key: item.value for item in spans[0].attributes}
-    assert attributes["gen_ai.conversation.id"].string_value == answer.headers["x-ratchet-run-id"]
-    assert attributes["gen_ai.usage.input_tokens"].int_value > 1000
-    assert set(attributes) <= set(otel.ATTRIBUTES)
-    metrics = {
-        metric.name
-        for path, body in collector.received
-        if path == "/v1/metrics"
-        for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
-    }
-    assert {otel.OPERATION_DURATION, otel.TOKEN_USAGE} <= metrics
+        with OpenAI(base_url=f"{gateway.origin}/v1", api_key=tenant.key, max_retries=0) as client:
+            traffic: Any = client.chat.completions
+            for number, message in enumerate(RUNS[0]["traj"]):
+                if message["role"] != "assistant":
+                    continue
+                answer = traffic.with_raw_response.create(
+                    model="gpt-4o",
+                    messages=RUNS[0]["traj"][:number],
+                    tools=[TOOL],
+                    stream=number % 4 == 0,
+                    extra_headers={"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-01"},
+                )
+                answer.http_response.read()
+                run_id = answer.headers["x-ratchet-run-id"]
+            with pytest.raises(BadRequestError):
+                traffic.create(model="gpt-4o", messages=[{"role": "user", "content": "never recorded"}])
+    return tenant.key, run_id
+
+
+@pytest.mark.parametrize("content", [False, True])
+def test_real_calls_are_told_in_the_conventions_words(
+    collector: Collector, upstream: FakeUpstream, tmp_path: Path, content: bool
+) -> None:
+    key, run_id = make_calls(collector, upstream, tmp_path, content=content)
+    spans = collector.spans()
+    *run, refused = sorted(spans, key=lambda span: span.start_time_unix_nano)
+    assert len(run) == sum(message["role"] == "assistant" for message in RUNS[0]["traj"])
+    for span in spans:
+        assert (span.name, span.kind) == ("chat gpt-4o", Span.SPAN_KIND_CLIENT)
+        assert breaches(plain(span.attributes), "inference") == []
+    for span in run:
+        told = plain(span.attributes)
+        assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE_ID, PARENT_ID)
+        assert told["gen_ai.conversation.id"] == run_id
+        assert ("gen_ai.response.time_to_first_chunk" in told) == told.get("gen_ai.request.stream", False)
+        assert ("gen_ai.input.messages" in told) == ("gen_ai.tool.definitions" in told) == content
+        assert ("gen_ai.output.messages" in told) == content
+    told = plain(refused.attributes)
+    assert (told["error.type"], refused.status.code) == ("400", Status.STATUS_CODE_ERROR)
+    metrics = collector.metrics()
+    assert [breach for metric in metrics for breach in metric_breaches(metric)] == []
+    assert {
+        "gen_ai.client.inference.duration",
+        "gen_ai.client.inference.time_to_first_chunk",
+        "gen_ai.client.inference.usage.input_tokens",
+        "gen_ai.client.inference.operation.output_tokens",
+    } <= {metric.name for metric in metrics}
     everything = b"".join(body for _, body in collector.received)
-    for secret in [b"Airline Agent Policy", b"user ID", tenant.key.encode(), b"sk-secret"]:
+    assert (b"Airline Agent Policy" in everything) == content
+    for secret in [key.encode(), b"sk-secret"]:
         assert secret not in everything
+
+
+def test_the_callers_trace_goes_on(collector: Collector, upstream: FakeUpstream, tmp_path: Path) -> None:
+    """The upstream is told the caller's context as the caller told it; a caller that does not sample gets no span."""
+    with served_gateway(tmp_path, tracing=otel.connect(collector.endpoint)) as gateway:
+        tenant = gateway.add_tenant(upstream=f"{upstream.origin}/v1")
+        with OpenAI(base_url=f"{gateway.origin}/v1", api_key=tenant.key) as client:
+            for sampled in ("01", "00"):
+                headers = {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-{sampled}", "tracestate": "acme=1"}
+                client.chat.completions.create(model="gpt-4o", messages=OPENING, extra_headers=headers)
+                assert upstream.received[-1].header("traceparent") == headers["traceparent"]
+                assert upstream.received[-1].header("tracestate") == "acme=1"
+    assert [span.trace_id.hex() for span in collector.spans()] == [TRACE_ID]
 
 
 def test_a_collector_that_is_away_costs_nothing(upstream: FakeUpstream, tmp_path: Path) -> None:
@@ -103,15 +117,3 @@ def test_a_collector_that_is_away_costs_nothing(upstream: FakeUpstream, tmp_path
 
 def test_an_endpoint_that_is_no_url_is_left_alone() -> None:
     assert type(otel.connect("collector:4318")) is type(otel.connect("")) is otel.Tracing
-
-
-def test_the_names_are_those_of_the_conventions() -> None:
-    known = {value for name, value in vars(gen_ai_attributes).items() if name.startswith("GEN_AI_")}
-    assert {name for name in otel.ATTRIBUTES if name.startswith("gen_ai.")} <= known
-    assert {otel.OPERATION_DURATION, otel.TOKEN_USAGE} <= {
-        value for value in vars(gen_ai_metrics).values() if isinstance(value, str)
-    }
-    newest = max(
-        Schemas, key=lambda schema: [int(part) for part in schema.value.rsplit("/", 1)[1].split(".")]
-    )
-    assert newest.value.endswith(f"/{otel.SEMANTIC_CONVENTIONS}")
