@@ -1,6 +1,7 @@
 """What the gateway asks for on its own account: spliced into the request, and gone from the answer to the byte."""
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -93,7 +94,7 @@ client_requests = st.fixed_dictionaries(
                 {"include_obfuscation": False},
                 {"include_usage": True},
             ]
-        ),  # fmt: skip
+        ),
         "logprobs": st.sampled_from([None, False, True]),
         "return_token_ids": st.sampled_from([None, False, True]),
         "top_logprobs": st.sampled_from([None, 0]),
@@ -104,7 +105,7 @@ client_requests = st.fixed_dictionaries(
 
 def cut(body: bytes, places: list[int]) -> list[bytes]:
     edges = [0, *sorted(place % (len(body) + 1) for place in places), len(body)]
-    return [body[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [body[start:end] for start, end in pairwise(edges)]
 
 
 def shown(addition: Addition, pieces: list[bytes]) -> bytes:

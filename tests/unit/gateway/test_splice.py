@@ -1,5 +1,6 @@
 """Splicing is what a JSON parser would see as changing one member, and leaves every other byte alone."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -140,7 +141,5 @@ def test_a_members_comma_goes_with_it(body: bytes, expected: bytes) -> None:
 @given(st.binary(max_size=60) | st.text('{}[]":,\\model 1', max_size=60).map(str.encode))
 def test_what_is_not_json_is_malformed_at_worst(body: bytes) -> None:
     for change in (splice.remove_member, lambda body, name: splice.set_member(body, name, b"1")):
-        try:
+        with contextlib.suppress(splice.Malformed):
             change(body, "model")
-        except splice.Malformed:
-            pass
