@@ -3,8 +3,12 @@ theirs."""
 
 import zlib
 
+import zstandard
+
 MAX_DECODED_BYTES = 128 << 20
 """A small body may unfold into a very large one: this is where unfolding stops."""
+MAX_WINDOW_BYTES = 8 << 20
+"""How far back a zstd body may refer: what RFC 9659 allows, and all that a reader has to set aside."""
 
 _WINDOWS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
@@ -18,9 +22,11 @@ def decode(body: bytes, encoding: str) -> bytes:
     encoding = encoding.strip().lower()
     if encoding in {"", "identity"}:
         return body
+    if encoding == "zstd":
+        return _unzstd(body)
     window = _WINDOWS.get(encoding)
     if window is None:
-        raise Undecodable(f"the content encoding {encoding!r} is not known; use gzip, deflate or none")
+        raise Undecodable(f"the content encoding {encoding!r} is not known; use gzip, deflate, zstd or none")
     try:
         return _inflate(body, window)
     except zlib.error:
@@ -36,5 +42,21 @@ def _inflate(body: bytes, window: int) -> bytes:
     stream = zlib.decompressobj(window)
     decoded = stream.decompress(body, MAX_DECODED_BYTES)
     if stream.unconsumed_tail:
-        raise Undecodable(f"the body unfolds to more than {MAX_DECODED_BYTES} bytes")
+        raise _too_large()
     return decoded
+
+
+def _unzstd(body: bytes) -> bytes:
+    reader = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
+    try:
+        with reader.stream_reader(body, read_across_frames=True) as stream:
+            decoded = stream.read(MAX_DECODED_BYTES + 1)
+    except zstandard.ZstdError:
+        raise Undecodable("the body is not zstd, or refers back too far") from None
+    if len(decoded) > MAX_DECODED_BYTES:
+        raise _too_large()
+    return decoded
+
+
+def _too_large() -> Undecodable:
+    return Undecodable(f"the body unfolds to more than {MAX_DECODED_BYTES} bytes")

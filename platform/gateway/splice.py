@@ -1,38 +1,40 @@
 """Changes members of a JSON object in the bytes themselves: all other bytes stay as they were.
 
 Works on bytes that a JSON parser has accepted; does not check them again. Of equal keys every one is changed,
-because parsers differ in which of two they believe."""
+because parsers differ in which of two they believe.
+
+Nothing is parsed. In JSON a quote inside a string stands behind a backslash, so `"name"` without one before it opens
+with a quote that begins or ends a string; a string's end is never followed by a letter, so it begins one, and that
+string is `name`. Before a colon it is a key. How deep it stands is what brackets outside strings say."""
 
 import re
-from collections.abc import Container, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import NamedTuple
 
 import orjson
 
-# A string, with the colon behind it when it is a key, or a bracket. Outside strings JSON has no quotes, so a match that
-# begins outside a string is a whole token; matches follow each other from the start of the text, so all do.
-_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"([ \t\r\n]*:[ \t\r\n]*)?|[{}\[\]]', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_TO_BRACKET = re.compile(rb'(?:[^"{}\[\]]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+[{}\[\]]', re.DOTALL)
 _SCALAR = re.compile(rb"[^ \t\r\n,\]}]+")
+_COMMA = re.compile(rb"[ \t\r\n]*,[ \t\r\n]*")
 _SPACE = b" \t\r\n"
 
 
-@dataclass(slots=True)
-class Member:
+class Malformed(ValueError):
+    """The bytes are not JSON."""
+
+
+class Member(NamedTuple):
     """Where a member stands in the bytes."""
 
-    name: str
-    depth: int
-    """1 for a member of the outermost object, 2 for one of an object in it, lists counted."""
-    within: str
-    """The outermost object's member that it is in; itself at depth 1."""
     start: int
     """Of the key's opening quote."""
     value_start: int
     value_end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
+class Edit(NamedTuple):
     """Bytes that take the place of others."""
 
     start: int
@@ -40,37 +42,19 @@ class Edit:
     new: bytes = b""
 
 
-def members(
-    body: bytes, wanted: Container[str], *, depths: Container[int] = frozenset({1}), start: int = 0
-) -> list[Member]:
-    """The members of these names at these depths, in order, of the object that begins at or behind `start`. What
-    follows the object is not looked at."""
-    found: list[Member] = []
-    unclosed: list[Member] = []
-    depth = 0
-    within = ""
-    for token in _TOKEN.finditer(body, start):
-        first = body[token.start()]
-        if first == 0x22:
-            if depth in depths and token.end(1) >= 0:
-                name = _text(body[token.start() : token.start(1)])
-                within = name if depth == 1 else within
-                if name in wanted:
-                    member = Member(
-                        name, depth, within, token.start(), token.end(), _scalar_end(body, token.end())
-                    )
-                    found.append(member)
-                    if body[token.end()] in b"{[":
-                        unclosed.append(member)
-        elif first in b"{[":
-            depth += 1
-        else:
-            depth -= 1
-            if unclosed and unclosed[-1].depth == depth:
-                unclosed.pop().value_end = token.end()
-            if depth == 0:
-                break
-    return found
+def find(body: bytes, name: str, *, depth: int = 1, start: int = 0, end: int | None = None) -> list[Member]:
+    """The members of this name, in order, of the object in `body[start:end]`: its own at depth 1, those of objects
+    in it at 2 and beyond, lists counted. Raises Malformed where JSON is not."""
+    end = len(body) if end is None else end
+    # Letters may be written as escapes. Nobody does, and where nobody does a plain search is faster.
+    is_escaped = b"\\u00" in body
+    keys = [key for key in _key(name, is_escaped).finditer(body, start, end) if body[key.start() - 1] != 0x5C]
+    depths = _depths(body, [key.start() for key in keys], start, end)
+    return [
+        Member(key.start(), key.end(), _value_end(body, key.end()))
+        for key, at in zip(keys, depths, strict=True)
+        if at == depth
+    ]
 
 
 def edited(body: bytes, edits: Iterable[Edit]) -> bytes:
@@ -86,64 +70,93 @@ def edited(body: bytes, edits: Iterable[Edit]) -> bytes:
 def replace_string(body: bytes, member: str, value: str) -> bytes:
     """`body` with every top-level `member` whose value is a string set to `value`."""
     new = orjson.dumps(value)
-    return edited(
-        body,
-        [
-            Edit(found.value_start, found.value_end, new)
-            for found in members(body, {member})
-            if body[found.value_start] == 0x22
-        ],
-    )
+    texts = [at for at in find(body, member) if body[at.value_start] == 0x22]
+    return edited(body, [Edit(at.value_start, at.value_end, new) for at in texts])
 
 
 def set_member(body: bytes, member: str, value: bytes) -> bytes:
     """`body` with every top-level `member` set to the JSON `value`."""
-    return edited(body, [Edit(at.value_start, at.value_end, value) for at in members(body, {member})])
+    return edited(body, [Edit(at.value_start, at.value_end, value) for at in find(body, member)])
 
 
 def append_member(body: bytes, member: str, value: bytes) -> bytes:
     """`body` with one more member of the JSON `value`, behind all others."""
-    end = len(body[: body.rindex(b"}")].rstrip(_SPACE))
+    end = _rstrip(body, body.rindex(b"}"))
     comma = b"" if body[end - 1] == 0x7B else b","  # only an empty object has a brace there
     return edited(body, [Edit(end, end, comma + orjson.dumps(member) + b":" + value)])
 
 
 def remove_member(body: bytes, member: str) -> bytes:
     """`body` without any top-level `member`, and without the commas that stood for it."""
-    return edited(body, removals(body, members(body, {member})))
+    return edited(body, removals(body, find(body, member)))
 
 
 def removals(body: bytes, gone: Iterable[Member]) -> list[Edit]:
-    """The edits that take members out, each with the comma before it; of an object's first members the comma
-    behind."""
+    """The edits that take members out, in order: each with the comma before it, an object's first ones with the
+    comma behind."""
     edits: list[Edit] = []
     for member in gone:
-        before = len(body[: member.start].rstrip(_SPACE)) - 1
+        before = _rstrip(body, member.start) - 1
         is_first = body[before] != 0x2C or (bool(edits) and before < edits[-1].end)
         if not is_first:
-            edits.append(Edit(before, member.value_end))
+            edits.append(Edit(_rstrip(body, before), member.value_end))
             continue
-        rest = body[member.value_end :].lstrip(_SPACE)
-        end = member.value_end
-        if rest[:1] == b",":
-            end = len(body) - len(rest[1:].lstrip(_SPACE))
-        edits.append(Edit(member.start, end))
+        behind = _COMMA.match(body, member.value_end)
+        edits.append(Edit(member.start, behind.end() if behind else member.value_end))
     return edits
 
 
-def _scalar_end(body: bytes, start: int) -> int:
-    """The end of a string, number or literal; of an object or list its start."""
-    if body[start] in b"{[":
-        return start
-    found = (_TOKEN if body[start] == 0x22 else _SCALAR).match(body, start)
-    assert found is not None
-    return found.start(1) if found.re is _TOKEN and found.end(1) >= 0 else found.end()
+def _depths(body: bytes, places: Sequence[int], start: int, end: int) -> list[int]:
+    """How many brackets are open at each place, none of which is in a string."""
+    if len(places) == 1 and end - places[0] < places[0] - start:
+        return [-_opened(body[places[0] : end])]  # all that are open there are closed until the end
+    depths = []
+    depth = 0
+    for place in places:
+        depth += _opened(body[start:place])
+        depths.append(depth)
+        start = place
+    return depths
 
 
-def _text(token: bytes) -> str:
-    if b"\\" not in token:
-        return token[1:-1].decode("utf-8", "replace")
-    try:
-        return str(orjson.loads(token))
-    except orjson.JSONDecodeError:  # a lone surrogate
-        return ""
+def _opened(json: bytes) -> int:
+    bare = _STRING.sub(b"", json)
+    return bare.count(b"{") + bare.count(b"[") - bare.count(b"}") - bare.count(b"]")
+
+
+def _value_end(body: bytes, start: int) -> int:
+    """The end of the value that begins at `start`."""
+    first = body[start : start + 1]
+    if first not in {b"{", b"["}:
+        return _matched(_STRING if first == b'"' else _SCALAR, body, start)
+    depth = 1
+    end = start + 1
+    while depth:
+        end = _matched(_TO_BRACKET, body, end)
+        depth += 1 if body[end - 1] in b"{[" else -1
+    return end
+
+
+def _matched(pattern: re.Pattern[bytes], body: bytes, start: int) -> int:
+    found = pattern.match(body, start)
+    if found is None:
+        raise Malformed
+    return found.end()
+
+
+@cache
+def _key(name: str, is_escaped: bool) -> re.Pattern[bytes]:
+    letters = [re.escape(letter.encode()) for letter in name]
+    if is_escaped:
+        letters = [
+            b"(?:%s|(?i:\\\\u%04x))" % (plain, ord(letter))
+            for plain, letter in zip(letters, name, strict=True)
+        ]
+    return re.compile(b'"' + b"".join(letters) + b'"[ \t\r\n]*:[ \t\r\n]*')
+
+
+def _rstrip(body: bytes, end: int) -> int:
+    """`end`, moved before the white space before it."""
+    while end and body[end - 1] in _SPACE:
+        end -= 1
+    return end

@@ -6,7 +6,7 @@ Knows nothing of what the data says."""
 import re
 from collections.abc import Iterator
 
-DONE = re.compile(rb"[\r\n]data: ?\[DONE\](?=[\r\n])")
+DONE = re.compile(rb"data: ?\[DONE\](?=[\r\n])")
 """How OpenAI's chat and completion streams say that they are complete; for EndWatch."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -22,13 +22,16 @@ def data(body: bytes) -> Iterator[bytes]:
     """The data of each finished event; comments and other fields are passed over, an unfinished event is
     dropped."""
     lines: list[bytes] = []
-    for line in _LINE_END.split(body.removeprefix(_BYTE_ORDER_MARK)):
+    *whole, _ = _LINE_END.split(body.removeprefix(_BYTE_ORDER_MARK))
+    for line in whole:
         if not line:
             if lines:
                 yield b"\n".join(lines)
                 lines = []
         elif line.startswith(b"data:"):
             lines.append(line[5:].removeprefix(b" "))
+        elif line == b"data":
+            lines.append(b"")
 
 
 class Splitter:
@@ -39,24 +42,31 @@ class Splitter:
     def __init__(self) -> None:
         self._held = bytearray()
         self._seen_bytes = 0
+        self._has_cr = False
 
     def feed(self, piece: bytes) -> list[bytes]:
         """The events that are whole with this piece."""
-        ends_at = piece.find(b"\n\n")
-        if 0 <= ends_at == len(piece) - 2 and not self._held and b"\r" not in piece:
+        self._has_cr = self._has_cr or b"\r" in piece
+        if not self._held and not self._has_cr and 0 <= piece.find(b"\n\n") == len(piece) - 2:
             return [piece]  # one event a piece: how providers write
-        held = self._held
-        held += piece
+        self._held += piece
+        events = []
         start = 0
         scanned = self._seen_bytes
-        events = []
-        while found := _EVENT_END.search(held, scanned):
-            scanned = found.end()
-            events.append(bytes(held[start:scanned]))
-            start = scanned
-        del held[:start]
-        self._seen_bytes = max(0, len(held) - _MAX_EVENT_END_BYTES + 1)
+        while (end := self._event_end(scanned)) >= 0:
+            events.append(bytes(self._held[start:end]))
+            start = scanned = end
+        del self._held[:start]
+        self._seen_bytes = max(0, len(self._held) - _MAX_EVENT_END_BYTES + 1)
         return events
+
+    def _event_end(self, start: int) -> int:
+        """Behind the first event that ends after `start`; -1 when none does yet."""
+        if not self._has_cr:  # nearly always, and much faster
+            found_at = self._held.find(b"\n\n", start)
+            return found_at + 2 if found_at >= 0 else -1
+        found = _EVENT_END.search(self._held, start)
+        return found.end() if found else -1
 
     def rest(self) -> bytes:
         """What is left of an event that did not end."""
@@ -69,8 +79,8 @@ class Splitter:
 class EndWatch:
     """Looks for the event that says that a stream is complete, in pieces fed in order.
 
-    `mark` is a pattern of how its line begins, a line end before it, in at most MAX_MARK_BYTES. No data can forge
-    it: a JSON text holds no line end inside a string."""
+    `mark` is how one of its lines begins, in at most MAX_MARK_BYTES. No data can forge it: a JSON text holds no line
+    end inside a string."""
 
     MAX_MARK_BYTES = 80
 
@@ -85,10 +95,20 @@ class EndWatch:
         if self._is_over:
             return True
         window = self._tail + piece
-        if not self._is_marked and (found := self._mark.search(window)):
-            self._is_marked = True
-            window = window[found.end() :]
+        if not self._is_marked:
+            marks = (self._mark.match(window, start) for start in _line_starts(window))
+            if found := next(filter(None, marks), None):
+                self._is_marked = True
+                window = window[found.end() :]
         if self._is_marked:
             self._is_over = _BLANK_LINE.search(window) is not None
         self._tail = window[-self.MAX_MARK_BYTES :]
         return self._is_over
+
+
+def _line_starts(window: bytes) -> Iterator[int]:
+    for line_end in (b"\n", b"\r"):
+        found_at = window.find(line_end)
+        while found_at >= 0:
+            yield found_at + 1
+            found_at = window.find(line_end, found_at + 1)

@@ -12,50 +12,53 @@ asked: its upstream's `asks_usage` is off, and then nothing is hidden."""
 import re
 from collections.abc import Collection
 
-from gateway.splice import Edit, Member, edited, members, removals
+from gateway.splice import Edit, Malformed, edited, find, removals
 from telemetry.wire.event_stream import Splitter
 
 USAGE, TOKEN_IDS, LOGPROBS = "usage", "token_ids", "logprobs"
 _PLACES = {
-    USAGE: {(1, "usage")},
-    TOKEN_IDS: {(1, "prompt_token_ids"), (3, "token_ids")},
-    LOGPROBS: {(3, "logprobs")},
+    USAGE: [("usage", 1)],
+    TOKEN_IDS: [("prompt_token_ids", 1), ("token_ids", 3)],
+    LOGPROBS: [("logprobs", 3)],
 }
+"""Members and how deep they stand: a choice is an object in a list of the outermost object."""
 _DATA = re.compile(rb"(?:\A|[\r\n])data: ?(?=\{)")
-_NO_CHOICES = re.compile(rb"\[[ \t]*\]")
+_LINE_END = re.compile(rb"[\r\n]")
+_NOTHING = re.compile(rb"\[[ \t]*\]")
 
 
 class _Cutter:
     """Cuts the hidden members out of one JSON object."""
 
     def __init__(self, hidden: Collection[str]) -> None:
-        self._places = {place for name in hidden for place in _PLACES[name]}
-        self._names = {name for _, name in self._places}
-        self._depths = {depth for depth, _ in self._places}
-        # A key holds these bytes, quotes and all, unless it is spelled with escapes, which no server does. Where they
-        # turn up in text instead, the object is looked at for nothing.
-        self._marks = [b'"%s"' % name.encode() for name in self._names]
         self._hides_usage = USAGE in hidden
+        self._places = [
+            (name, depth, b'"%s"' % name.encode()) for kind in hidden for name, depth in _PLACES[kind]
+        ]
 
-    def may_concern(self, json: bytes) -> bool:
-        return any(mark in json for mark in self._marks)
+    def cut(self, body: bytes, start: int, end: int) -> bytes | None:
+        """The bytes, and in them the object at `body[start:end]` without its hidden members; None when the whole
+        object was for the gateway. What is not JSON stays as it is."""
+        try:
+            return self._cut(body, start, end)
+        except Malformed:
+            return body
 
-    def cut(self, json: bytes, start: int = 0) -> bytes | None:
-        """The bytes without the hidden members of the object at `start`; None when the whole object was for the
-        gateway."""
-        found = members(json, {*self._names, "choices"}, depths={1, *self._depths}, start=start)
-        hidden = [member for member in found if self._is_hidden(member)]
-        if self._hides_usage and _is_usage_only(json, found):
-            return None
-        logprobs = [member for member in hidden if member.name == "logprobs"]
-        gone = removals(json, [member for member in hidden if member.name != "logprobs"])
-        nulls = [Edit(member.value_start, member.value_end, b"null") for member in logprobs]
-        return edited(json, sorted([*gone, *nulls], key=lambda edit: edit.start))
-
-    def _is_hidden(self, member: Member) -> bool:
-        return (member.depth, member.name) in self._places and (
-            member.depth == 1 or member.within == "choices"
-        )
+    def _cut(self, body: bytes, start: int, end: int) -> bytes | None:
+        gone, nulls = [], []
+        for name, depth, quoted in self._places:
+            if quoted not in body:  # an escape in one of these keys would go unseen; no server writes one
+                continue
+            found = find(body, name, depth=depth, start=start, end=end)
+            if name == "logprobs":
+                nulls += [Edit(member.value_start, member.value_end, b"null") for member in found]
+                continue
+            gone += found
+            if name == "usage" and any(
+                _tells_only_usage(body, member.value_start, start, end) for member in found
+            ):
+                return None
+        return edited(body, sorted([*removals(body, sorted(gone)), *nulls]))
 
 
 class StreamHiding:
@@ -69,19 +72,18 @@ class StreamHiding:
         return b"".join([self._shown(event) for event in self._splitter.feed(piece)])
 
     def finish(self) -> bytes:
-        return self._shown(self._splitter.rest())
+        return self._splitter.rest()
 
     def _shown(self, event: bytes) -> bytes:
-        if not self._cutter.may_concern(event):
+        data = _DATA.search(event)
+        if data is None:
             return event
-        data = _DATA.findall(event)
-        found = _DATA.search(event)
-        if found is None or len(data) > 1:  # no JSON, or spread over lines, as no server sends it
+        line_end = _LINE_END.search(event, data.end())
+        assert line_end is not None  # an event ends in two of them
+        if event.find(b"data:", line_end.end()) >= 0:  # spread over lines, as no server sends JSON
             return event
-        shown = self._cutter.cut(event, found.end())
-        if shown is None:
-            return b"".join(line for line in event.splitlines(keepends=True) if line.startswith(b":"))
-        return shown
+        shown = self._cutter.cut(event, data.end(), line_end.start())
+        return _comments(event) if shown is None else shown
 
 
 class DocumentHiding:
@@ -97,12 +99,16 @@ class DocumentHiding:
 
     def finish(self) -> bytes:
         body = b"".join(self._pieces)
-        return (self._cutter.cut(body) if self._cutter.may_concern(body) else None) or body
+        return self._cutter.cut(body, 0, len(body)) or body
 
 
-def _is_usage_only(json: bytes, found: list[Member]) -> bool:
-    """Whether an event tells the usage and nothing else."""
-    values = {
-        member.name: json[member.value_start : member.value_end] for member in found if member.depth == 1
-    }
-    return values.get("usage", b"null") != b"null" and bool(_NO_CHOICES.fullmatch(values.get("choices", b"")))
+def _tells_only_usage(body: bytes, usage_start: int, start: int, end: int) -> bool:
+    """Whether an event has usage and no choices."""
+    if body.startswith(b"null", usage_start):
+        return False
+    choices = find(body, "choices", start=start, end=end)
+    return any(_NOTHING.fullmatch(body, member.value_start, member.value_end) for member in choices)
+
+
+def _comments(event: bytes) -> bytes:
+    return b"".join(line for line in event.splitlines(keepends=True) if line.startswith(b":"))

@@ -10,7 +10,7 @@ from telemetry.wire.answer import Answer
 from telemetry.wire.event_stream import EndWatch
 
 _TERMINAL = re.compile(
-    rb'[\r\n](?:event: ?(?:message_stop|error)(?=[\r\n])|data: ?\{"type": ?"(?:message_stop|error)")'
+    rb'event: ?(?:message_stop|error)(?=[\r\n])|data: ?\{"type": ?"(?:message_stop|error)"'
 )
 
 

@@ -31,7 +31,7 @@ def with_usage(body: bytes, document: dict[str, Any]) -> bytes | None:
         return splice.set_member(body, "stream_options", b'{"include_usage":true}')
     if not isinstance(options, dict) or options.get("include_usage") not in (None, False):
         return None
-    found = splice.members(body, {"stream_options"})[-1]  # the one that the parsed document shows
+    found = splice.find(body, "stream_options")[-1]  # the one that the parsed document shows
     old = body[found.value_start : found.value_end]
     change = splice.set_member if "include_usage" in options else splice.append_member
     return splice.set_member(body, "stream_options", change(old, "include_usage", b"true"))

@@ -10,8 +10,8 @@ from telemetry.wire.answer import Answer
 from telemetry.wire.event_stream import EndWatch
 
 _TERMINAL = re.compile(
-    rb"[\r\n](?:event: ?(?:response\.(?:completed|incomplete|failed)|error)(?=[\r\n])"
-    rb'|data: ?\{"type": ?"(?:response\.(?:completed|incomplete|failed)|error)")'
+    rb"event: ?(?:response\.(?:completed|incomplete|failed)|error)(?=[\r\n])"
+    rb'|data: ?\{"type": ?"(?:response\.(?:completed|incomplete|failed)|error)"'
 )
 
 

@@ -5,6 +5,7 @@ import zlib
 from uuid import uuid4
 
 import pytest
+import zstandard
 
 from gateway import encodings
 from gateway.errors import Refused
@@ -51,20 +52,46 @@ def test_an_upstream_cannot_speak_for_ratchet_nor_for_the_connection() -> None:
         (gzip.compress(b"text" * 100), " GZIP "),
         (zlib.compress(b"text" * 100), "deflate"),
         (zlib.compress(b"text" * 100, wbits=-15), "deflate"),
+        (zstandard.compress(b"text" * 100), "zstd"),
+        (zstandard.compress(b"text" * 60) + zstandard.compress(b"text" * 40), "ZSTD"),
     ],
 )
 def test_encodings_are_undone(packed: bytes, encoding: str) -> None:
     assert encodings.decode(packed, encoding) == b"text" * 100
 
 
+@pytest.mark.parametrize(
+    ("packed", "encoding"),
+    [
+        (gzip.compress(b"text" * 1000)[:-9], "gzip"),
+        (zstandard.ZstdCompressor(write_checksum=True).compress(b"text" * 1000)[:-2], "zstd"),
+    ],
+)
+def test_of_a_cut_body_is_kept_what_came(packed: bytes, encoding: str) -> None:
+    decoded = encodings.decode(packed, encoding)
+    assert decoded
+    assert (b"text" * 1000).startswith(decoded)
+
+
 def test_what_cannot_be_decoded_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert b"text".startswith(encodings.decode(gzip.compress(b"text")[:-9], "gzip"))
-    for body, encoding in [(b"text", "gzip"), (b"\xff\xff", "deflate"), (b"text", "br"), (b"", "gzip, gzip")]:
+    far = zstandard.ZstdCompressor(
+        compression_params=zstandard.ZstdCompressionParameters(window_log=24)
+    ).compressobj()
+    for body, encoding in [
+        (b"text", "gzip"),
+        (b"\xff\xff", "deflate"),
+        (b"text", "br"),
+        (b"", "gzip, gzip"),
+        (b"text", "zstd"),
+        (far.compress(b"text" * (5 << 20)) + far.flush(), "zstd"),
+    ]:
         with pytest.raises(encodings.Undecodable):
             encodings.decode(body, encoding)
     monkeypatch.setattr(encodings, "MAX_DECODED_BYTES", 1000)
     with pytest.raises(encodings.Undecodable, match="unfolds"):
         encodings.decode(gzip.compress(b"\0" * 1_000_000), "gzip")
+    with pytest.raises(encodings.Undecodable, match="unfolds"):
+        encodings.decode(zstandard.compress(b"\0" * 1_000_000), "zstd")
 
 
 def test_a_runs_name_is_looked_for_in_order() -> None:
