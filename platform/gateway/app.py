@@ -24,8 +24,9 @@ from gateway.lag import ShippingLag
 from gateway.metrics import Metrics
 from gateway.relay import Client, ClientGone, Order, Receive, Relay, Send, open_session
 from gateway.request import Request
+from gateway.routing import ProjectRoutes, Upstream
 from gateway.run_names import Naming, named_run, run_name, split_path
-from gateway.snapshot import Caller, SnapshotKeeper, Source, UpstreamTarget
+from gateway.snapshot import Caller, SnapshotKeeper, Source
 from gateway.splice import replace_string
 from gateway.status import Status
 from release.routing import Route, choose
@@ -185,19 +186,22 @@ class Gateway:
         return caller
 
     def _routes(self, request: Request) -> Mapping[str, Route]:
-        return self._keeper.current.routes.get(request.caller.project_id, {})
+        return self._project(request).deployments
 
-    def _known_upstream(self, request: Request) -> UpstreamTarget | None:
-        return self._keeper.current.upstreams.get(request.caller.project_id)
+    def _project(self, request: Request) -> ProjectRoutes:
+        return self._keeper.current.projects.get(request.caller.project_id, ProjectRoutes())
 
-    def _upstream(self, request: Request) -> UpstreamTarget | None:
+    def _known_upstream(self, request: Request) -> Upstream | None:
+        return next(iter(self._project(request).upstreams), None)
+
+    def _upstream(self, request: Request) -> Upstream | None:
         """The project's provider, or None when it has none. Raises Refused when its credential is
         unreadable."""
         upstream = self._known_upstream(request)
         if upstream is not None and upstream.credential is None:
             raise Refused(
                 502,
-                f"The credential of the upstream {upstream.origin} cannot be read: set the upstream again.",
+                f"The credential of the upstream {upstream.name} cannot be read: set the upstream again.",
                 type="upstream_error",
                 code="upstream_credential",
             )

@@ -14,7 +14,7 @@ from yarl import URL
 
 from gateway.headers import to_upstream
 from gateway.request import Request
-from gateway.snapshot import UpstreamTarget
+from gateway.routing import Upstream
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ UPSTREAM_TIMEOUT_S = 10.0
 
 
 async def answer_all(
-    request: Request, aliases: Iterable[str], upstream: UpstreamTarget | None, session: aiohttp.ClientSession
+    request: Request, aliases: Iterable[str], upstream: Upstream | None, session: aiohttp.ClientSession
 ) -> None:
     """The project's aliases, then what its upstream lists; without the upstream when that cannot be had."""
     own = sorted(aliases)
@@ -45,7 +45,7 @@ def alias_asked_for(path: str, aliases: Container[str]) -> str:
 
 
 async def _listed_by(
-    upstream: UpstreamTarget, request: Request, session: aiohttp.ClientSession
+    upstream: Upstream, request: Request, session: aiohttp.ClientSession
 ) -> list[dict[str, Any]]:
     headers = [
         header
@@ -62,7 +62,7 @@ async def _listed_by(
             data = orjson.loads(await response.read())["data"]
             return [model for model in data if isinstance(model, dict)]
     except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError) as error:
-        log.info("models of %s are not listed: %s", upstream.origin, type(error).__name__)
+        log.info("models of %s are not listed: %s", upstream.name, type(error).__name__)
         return []
 
 

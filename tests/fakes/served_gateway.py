@@ -19,7 +19,8 @@ from granian.server.embed import Server
 
 from accounts import keys
 from gateway.app import Gateway, Limits
-from gateway.snapshot import EMPTY, Caller, Snapshot, UpstreamTarget
+from gateway.routing import ProjectRoutes, Upstream
+from gateway.snapshot import EMPTY, Caller, Snapshot
 from kernel.ids import uuid7
 from release.routing import Route
 from telemetry.otel import Tracing
@@ -79,10 +80,17 @@ class ServedGateway:
                 **old.callers,
                 keys.digest(tenant.key, PEPPER): Caller(tenant.key_id, tenant.project_id),
             },
-            routes={**old.routes, tenant.project_id: dict(routes or {})},
-            upstreams={**old.upstreams, tenant.project_id: UpstreamTarget(upstream, credential)}
-            if upstream
-            else old.upstreams,
+            projects={
+                **old.projects,
+                tenant.project_id: ProjectRoutes(
+                    deployments=dict(routes or {}),
+                    upstreams=(
+                        Upstream(id=uuid7(), name="provider", base_url=upstream, credential=credential),
+                    )
+                    if upstream
+                    else (),
+                ),
+            },
         )
         self._settle()
         return tenant
