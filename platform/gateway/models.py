@@ -117,9 +117,15 @@ class AliasTarget(models.Model):
         ]
 
     def __str__(self) -> str:
-        """As `manage.py set_alias` takes it, without the weight."""
-        place = str(self.deployment) if self.upstream is None else f"{self.upstream}/{self.model}".rstrip("/")
-        return f"{place}@{self.priority}" if self.priority else place
+        """As `manage.py set_alias` takes it."""
+        return f"{self.place}={self.weight}" + (f"@{self.priority}" if self.priority else "")
+
+    @property
+    def place(self) -> str:
+        """`openai/gpt-4o`, `openai` or `deployment:support-desk`."""
+        if self.deployment is not None:
+            return f"deployment:{self.deployment}"
+        return f"{self.upstream}/{self.model}" if self.model else str(self.upstream)
 
 
 class Limit(models.Model):

@@ -2,6 +2,7 @@
 
 Gateways hear of a change when it commits. Reading is `gateway.snapshot`'s business."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,8 @@ from gateway.upstream_settings import InvalidUpstream, UpstreamSettings, parsed
 from kernel.notify import ROUTES_CHANGED, notify
 from release.models import Deployment
 
+UPSTREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""Nothing that has a meaning in an alias' target or in a metric's label."""
 MAX_WINDOW_S = 31 * 24 * 3600
 MAX_AMOUNT = 2**53
 """More than the ledger can write."""
@@ -62,8 +65,8 @@ def set_upstream(
     credential. Raises InvalidUpstream, also when a credential is to be kept that was given for another origin.
     """
     _lock(project)
-    if not name.strip() or len(name) > 100:
-        raise InvalidUpstream(f"name: it must have 1 to 100 characters, not {len(name.strip())}")
+    if not UPSTREAM_NAME.fullmatch(name):
+        raise InvalidUpstream(f"name: letters, digits, '.', '_' and '-' only, 1 to 100 of them, not {name!r}")
     row = Upstream.objects.filter(project=project, name=name).first()
     present = UpstreamSettings.model_validate(row).model_dump() if row else {}
     wanted = parsed({**present, **fields})
@@ -120,7 +123,7 @@ def set_alias(
         raise InvalidAlias("targets: the same one is there twice: give it once, with one weight")
     alias.targets.all().delete()
     AliasTarget.objects.bulk_create(rows)
-    told: list[JSON] = [{"target": str(row), "weight": row.weight, "priority": row.priority} for row in rows]
+    told: list[JSON] = [{"target": row.place, "weight": row.weight, "priority": row.priority} for row in rows]
     _record(Action.ALIAS_SET, alias, {"name": name, "targets": told}, actor=actor, reason=reason, now=now)
     return alias
 

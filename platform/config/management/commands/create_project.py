@@ -51,6 +51,6 @@ class Command(BaseCommand):
                     now=now,
                 )
             except ValueError as error:
-                raise CommandError(f"--upstream: {error}") from None
+                raise CommandError(f"--upstream: {str(error).removeprefix('base_url: ')}") from None
         base_url = f"{settings.ENVIRONMENT.gateway_url}/v1"
         say(self, {"project": project.pk, "api_key": key, "base_url": base_url})
