@@ -16,7 +16,7 @@ class Keyring:
     key_pepper: bytes
     """HMAC key for API keys, 32 bytes."""
     credential_key: bytes
-    """Fernet key for provider credentials, url-safe base64."""
+    """Provider credentials are encrypted under a key derived from this; 32 random bytes in url-safe base64."""
     ledger_seed: bytes
     """Ed25519 seed for the ledger's checkpoints, 32 bytes."""
 

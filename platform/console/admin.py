@@ -4,7 +4,7 @@ from django.apps import apps
 from django.db.models import Model
 
 from accounts.models import ApiKey, Member, Organization, Project
-from console.records import accounts, learning, ledger, release, telemetry
+from console.records import accounts, learning, ledger, release, routing, telemetry
 from console.records.base import RecordAdmin
 from console.site import ConsoleSite
 from learning.models import DatasetSnapshot, Episode, Evaluation, RewardSpecVersion, TrainingJob
@@ -31,6 +31,10 @@ PAGES: dict[type[Model], type[RecordAdmin]] = {
     Project: accounts.ProjectAdmin,
     Member: accounts.MemberAdmin,
     ApiKey: accounts.ApiKeyAdmin,
+    # By name: the console does not import the gateway that it stands beside.
+    apps.get_model("gateway", "Upstream"): routing.UpstreamAdmin,
+    apps.get_model("gateway", "Alias"): routing.AliasAdmin,
+    apps.get_model("gateway", "Limit"): routing.LimitAdmin,
     # By name: only the ledger's own package imports its tables.
     apps.get_model("audit", "Event"): ledger.EventAdmin,
     apps.get_model("audit", "LedgerCheckpoint"): ledger.CheckpointAdmin,

@@ -39,6 +39,12 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
         ),
         _group("Released", *released),
         _group(
+            "Routed",
+            _page("Upstreams", "cloud", "gateway_upstream"),
+            _page("Aliases", "call_split", "gateway_alias"),
+            _page("Limits", "speed", "gateway_limit"),
+        ),
+        _group(
             "Ledger",
             _page("Events", "receipt_long", "audit_event"),
             _page("Checkpoints", "verified", "audit_ledgercheckpoint"),

@@ -1,4 +1,4 @@
-"""What the gateway knows of the installation: keys, aliases, upstreams, in memory, always whole.
+"""What the gateway knows of the installation: keys, routes, limits, in memory, always whole.
 
 A thread of its own loads it: at the start, when PostgreSQL says that something changed, and every
 POLL_INTERVAL_S in case that was missed. While PostgreSQL is away the last snapshot goes on serving. Decides
@@ -12,14 +12,13 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import psycopg
-from cryptography.fernet import Fernet, InvalidToken
 from django.conf import settings
 from django.db import DatabaseError, connection
 
 from accounts.selectors import live_keys
-from gateway.limits import Limit
-from gateway.models import Upstream as UpstreamRow
-from gateway.routing import ProjectRoutes, Timeouts, Upstream
+from gateway import credentials, models
+from gateway.limits import Limit, Measure
+from gateway.routing import AliasTarget, Price, ProjectRoutes, Timeouts, Upstream
 from kernel.notify import ROUTES_CHANGED
 from release.routing import Route
 from release.selectors import routes
@@ -46,7 +45,9 @@ class Snapshot:
     callers: Mapping[bytes, Caller]
     """By the digest of the API key."""
     projects: Mapping[UUID, ProjectRoutes]
+    """A project that may call nothing yet is not there."""
     limits: Mapping[UUID, tuple[Limit, ...]]
+    """By the id of the project or API key that they bind."""
 
 
 EMPTY = Snapshot(callers={}, projects={}, limits={})
@@ -72,23 +73,38 @@ class DatabaseSource:
     """PostgreSQL, over this thread's Django connection. Listening begins before the first load, so no change
     is missed."""
 
+    def __init__(self) -> None:
+        self._unreadable: set[UUID] = set()
+        """Upstreams whose credential has been complained about."""
+
     def load(self) -> Snapshot:
+        """Everything in six queries, however many projects there are."""
         self._listen()
-        by_project: dict[UUID, dict[str, Route]] = {}
+        deployments: dict[UUID, dict[str, Route]] = {}
         for route in routes():
-            by_project.setdefault(UUID(route.project_id), {})[route.alias] = route
-        cipher = Fernet(settings.KEYRING.credential_key)
-        upstreams = {row.project_id: _target(row, cipher) for row in UpstreamRow.objects.all()}
+            deployments.setdefault(UUID(route.project_id), {})[route.alias] = route
+        upstreams: dict[UUID, list[Upstream]] = {}
+        for row in models.Upstream.objects.filter(is_enabled=True).order_by("priority", "name"):
+            upstreams.setdefault(row.project_id, []).append(self._upstream(row))
+        aliases: dict[UUID, dict[str, tuple[AliasTarget, ...]]] = {}
+        for target in models.AliasTarget.objects.select_related("alias", "deployment").order_by("pk"):
+            names = aliases.setdefault(target.project_id, {})
+            names[target.alias.name] = (*names.get(target.alias.name, ()), _target(target))
+        limits: dict[UUID, tuple[Limit, ...]] = {}
+        for limit in models.Limit.objects.order_by("pk"):
+            subject = limit.api_key_id or limit.project_id
+            limits[subject] = (*limits.get(subject, ()), _limit(limit))
         return Snapshot(
             callers={key.digest: Caller(UUID(key.key_id), UUID(key.project_id)) for key in live_keys()},
             projects={
                 project_id: ProjectRoutes(
-                    deployments=by_project.get(project_id, {}),
-                    upstreams=(upstreams[project_id],) if project_id in upstreams else (),
+                    deployments=deployments.get(project_id, {}),
+                    aliases=aliases.get(project_id, {}),
+                    upstreams=tuple(upstreams.get(project_id, ())),
                 )
-                for project_id in {*by_project, *upstreams}
+                for project_id in {*deployments, *aliases, *upstreams}
             },
-            limits={},
+            limits=limits,
         )
 
     def shipped(self, process: str) -> Mapping[str, tuple[int, int]]:
@@ -110,23 +126,67 @@ class DatabaseSource:
             listening.execute(f"LISTEN {ROUTES_CHANGED}")
         return listening
 
+    def _upstream(self, row: models.Upstream) -> Upstream:
+        environment = settings.ENVIRONMENT
+        return Upstream(
+            id=row.pk,
+            name=row.name,
+            base_url=row.base_url,
+            credential=self._credential(row),
+            auth=row.auth,
+            priority=row.priority,
+            serves=tuple(row.serves),
+            timeouts=Timeouts(
+                connect_s=row.connect_timeout_s or environment.connect_timeout_s,
+                first_byte_s=row.first_byte_timeout_s or environment.first_byte_timeout_s,
+                idle_s=row.idle_timeout_s or environment.idle_timeout_s,
+            ),
+            max_retries=row.max_retries,
+            asks_usage=row.asks_usage,
+            prices={model: Price(**price) for model, price in row.prices.items()},
+        )
 
-def _target(row: UpstreamRow, cipher: Fernet) -> Upstream:
-    credential: str | None = None
-    try:
-        credential = cipher.decrypt(bytes(row.credential)).decode() if row.credential else ""
-    except InvalidToken:
-        log.error("the credential of upstream %s cannot be read: was keyring.json replaced?", row.base_url)
-    return Upstream(
-        id=row.id,
-        name=row.base_url,
-        base_url=row.base_url,
-        credential=credential,
-        timeouts=Timeouts(
-            connect_s=settings.ENVIRONMENT.connect_timeout_s,
-            first_byte_s=settings.ENVIRONMENT.first_byte_timeout_s,
-            idle_s=settings.ENVIRONMENT.idle_timeout_s,
-        ),
+    def _credential(self, row: models.Upstream) -> str | None:
+        """The credential, or None when it cannot be read; said once, until it can be read again."""
+        if not row.credential:
+            return ""
+        try:
+            credential = credentials.unseal(
+                bytes(row.credential),
+                key=settings.KEYRING.credential_key,
+                project_id=row.project_id,
+                base_url=row.base_url,
+            )
+        except credentials.Unreadable:
+            if row.pk not in self._unreadable:
+                log.error(
+                    "upstream %s of project %s is not called: its credential cannot be read for %s. Was keyring.json"
+                    " replaced, or the row edited? Set the upstream again, with its credential.",
+                    row.name, row.project_id, row.base_url,
+                )  # fmt: skip
+            self._unreadable.add(row.pk)
+            return None
+        self._unreadable.discard(row.pk)
+        return credential
+
+
+def _target(row: models.AliasTarget) -> AliasTarget:
+    return AliasTarget(
+        weight=row.weight,
+        priority=row.priority,
+        upstream_id=row.upstream_id,
+        model=row.model,
+        deployment=row.deployment.alias if row.deployment else "",
+    )
+
+
+def _limit(row: models.Limit) -> Limit:
+    return Limit(
+        id=row.pk,
+        subject="API key" if row.api_key_id else "project",
+        measure=Measure(row.measure),
+        amount=row.amount,
+        window_s=row.window_s,
     )
 
 

@@ -21,6 +21,8 @@ from accounts import services as accounts
 from accounts.models import ApiKey, Organization, Project, Role, User
 from audit import sealer
 from audit.actions import Actor
+from gateway import services as routing
+from gateway.services import TargetSetting
 from kernel.ids import uuid7
 from learning import reward_specs
 from learning.evaluation import gate
@@ -42,6 +44,7 @@ from release.models import Deployment, ModelVersion, PolicyNode, Promotion, Prom
 from telemetry.models import Call, CallBody, CallOutcome, CaptureLoss, Run, RunState, Signal, Step
 
 PASSWORD = "correct horse battery"
+CREDENTIAL = "sk-of-the-provider"
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
 SETUP = Actor.service("command line")
 
@@ -133,6 +136,8 @@ def build(now: datetime, *, tickets: int = 40, canary_runs: int = 60) -> Scene:
     accounts.add_member(organization=other, user=sam, role=Role.ADMIN, actor=SETUP, now=past)
     strangers, strangers_key = project_of(other, "globex-secret", past)
 
+    for project in (airline, desk, strangers):
+        _route(project, past)
     hostile_run = _airline_traffic(airline, rng, now)
     write_run(
         strangers, _conversation(), task="globex-secret-task", reward=1.0, started=now - timedelta(hours=1)
@@ -213,6 +218,28 @@ def write_run(
     if reward is not None:
         write_signal(project, run=run, name="reward", value=reward, at=last)
     return run
+
+
+def _route(project: Project, at: datetime) -> None:
+    """An upstream with a fallback, an alias over both, limits of the project and of its key."""
+    by: dict[str, Any] = {"project": project, "actor": SETUP, "now": at}
+    for priority, name in enumerate(("openai", "azure")):
+        routing.set_upstream(
+            name=name,
+            base_url=f"https://{name}-of-{project.name}.example.com/v1",
+            credential=f"{CREDENTIAL}-{name}",
+            priority=priority,
+            prices={"gpt-4o": {"input": 2.5, "output": 10, "cached_input": 1.25}},
+            **by,
+        )
+    targets = [
+        TargetSetting(upstream="openai", model="gpt-4o", weight=9),
+        TargetSetting(upstream="azure", model="gpt-4o", priority=1),
+    ]
+    routing.set_alias(name=f"smart-of-{project.name}", targets=targets, **by)
+    key = project.api_keys.get()
+    routing.set_limit(api_key=None, measure="microusd", amount=50_000_000, window_s=86_400, **by)
+    routing.set_limit(api_key=key, measure="requests", amount=600, window_s=60, **by)
 
 
 def write_signal(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
+from django.apps import apps
 from django.db.models import Avg, Count, OuterRef, Prefetch, QuerySet, Subquery
 
 from accounts.models import Project
@@ -118,3 +119,24 @@ def promotions(project: Project) -> "QuerySet[Any]":
     rows = release.Promotion.objects.filter(project=project)
     rows = rows.select_related("deployment", "candidate", "previous", "requested_by", "decided_by")
     return rows.order_by("-created_at", "-pk")
+
+
+def upstreams(project: Project) -> "QuerySet[Any]":
+    rows = _routing("Upstream").filter(project=project)
+    return rows.defer("credential").order_by("priority", "name")
+
+
+def aliases(project: Project) -> "QuerySet[Any]":
+    targets = _routing("AliasTarget").select_related("upstream", "deployment").order_by("priority", "pk")
+    rows = _routing("Alias").filter(project=project).order_by("name")
+    return rows.prefetch_related(Prefetch("targets", targets.defer("upstream__credential")))
+
+
+def limits(project: Project) -> "QuerySet[Any]":
+    return _routing("Limit").filter(project=project).order_by("measure", "window_s", "pk")
+
+
+def _routing(table: str) -> "QuerySet[Any]":
+    """A table of the gateway, by name: the console stands beside it and does not import it."""
+    rows: QuerySet[Any] = apps.get_model("gateway", table)._default_manager.all()
+    return rows

@@ -142,3 +142,21 @@ def promotions(request: HttpRequest, limit: Limit = 100, offset: Offset = 0) -> 
 def promotion(request: HttpRequest, promotion_id: UUID) -> Any:
     """One promotion."""
     return reads.one(reads.promotions(_project(request)), promotion_id)
+
+
+@api.get("/upstreams", response=schemas.Page[schemas.Upstream])
+def upstreams(request: HttpRequest, limit: Limit = 100, offset: Offset = 0) -> reads.Json:
+    """Upstreams, in the order in which they are tried."""
+    return reads.page(reads.upstreams(_project(request)), limit=limit, offset=offset)
+
+
+@api.get("/aliases", response=schemas.Page[schemas.Alias])
+def aliases(request: HttpRequest, limit: Limit = 100, offset: Offset = 0) -> reads.Json:
+    """Aliases with their targets."""
+    return reads.page(reads.aliases(_project(request)), limit=limit, offset=offset)
+
+
+@api.get("/limits", response=schemas.Page[schemas.Limit])
+def limits(request: HttpRequest, limit: Limit = 100, offset: Offset = 0) -> reads.Json:
+    """Limits of the project and of its keys."""
+    return reads.page(reads.limits(_project(request)), limit=limit, offset=offset)

@@ -267,6 +267,59 @@ class Promotion(Schema):
         return row.decided_by.username if row.decided_by else None
 
 
+class Upstream(Schema):
+    """A provider of the project. Its credential is not part of this."""
+
+    id: UUID
+    name: str
+    base_url: str
+    auth: str
+    priority: int
+    serves: list[str]
+    """Dialects; empty: all."""
+    connect_timeout_s: float | None
+    first_byte_timeout_s: float | None
+    idle_timeout_s: float | None
+    max_retries: int
+    asks_usage: bool
+    prices: dict[str, Any]
+    """US dollars per million tokens, by model."""
+    is_enabled: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+class AliasTarget(Schema):
+    """One place that an alias stands for."""
+
+    target: str = Field(alias="place")
+    weight: int
+    priority: int
+
+
+class Alias(Schema):
+    """A model name that stands for other places."""
+
+    id: UUID
+    name: str
+    targets: list[AliasTarget]
+    created_at: datetime
+    updated_at: datetime
+
+
+class Limit(Schema):
+    """How much the project, or one of its keys, may use in a window."""
+
+    id: UUID
+    api_key_id: UUID | None
+    """Null: the whole project."""
+    measure: str
+    amount: int
+    window_s: int
+    created_at: datetime
+    updated_at: datetime
+
+
 class TaskGroup(Schema):
     """Attempts at one task."""
 

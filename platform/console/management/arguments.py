@@ -11,7 +11,8 @@ from uuid import UUID
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from accounts.models import Organization, Project, User
+from accounts.models import ApiKey, Organization, Project, User
+from accounts.selectors import actor_of, can_administer, role_of
 from audit.actions import Actor
 from release.models import Deployment, ModelVersion
 
@@ -31,6 +32,28 @@ def add_decision(parser: CommandParser) -> None:
         "--as", dest="user", required=True, metavar="USER", help="who decides: a user name or e-mail"
     )
     parser.add_argument("--reason", required=True, help="why; it goes into the ledger")
+
+
+def add_author(parser: CommandParser) -> None:
+    """Who changes a setting and why; both may be left out."""
+    parser.add_argument(
+        "--as", dest="user", default="", metavar="USER", help="who decides; default: the command line"
+    )
+    parser.add_argument("--reason", default="", help="why; it goes into the ledger")
+
+
+def author_of(project: Project, text: str) -> Actor:
+    """The person as actor, if they may change settings of the project's organization; without one, the command
+    line."""
+    if not text:
+        return OPERATOR
+    user = user_of(text)
+    role = role_of(user, project.organization)
+    if not can_administer(role):
+        raise CommandError(
+            f"--as: {user.username} may not do this in {project.organization}: role {role or 'none'}"
+        )
+    return actor_of(user, role)
 
 
 def project_of(text: str) -> Project:
@@ -71,6 +94,14 @@ def deployment_of(project: Project, alias: str) -> Deployment:
     if found is None:
         raise CommandError(f"ALIAS: {project} has no deployment {alias!r}")
     return found
+
+
+def key_of(project: Project, text: str, argument: str) -> ApiKey:
+    """The project's key that begins with the first ten characters of `text`."""
+    keys = list(ApiKey.objects.filter(project=project, prefix=text[:10]))
+    if len(keys) != 1:
+        raise CommandError(f"{argument}: {len(keys)} keys of {project} begin with {text[:10]!r}")
+    return keys[0]
 
 
 def version_of(project: Project, alias: str, text: str) -> ModelVersion:

@@ -21,6 +21,9 @@ LISTS = [
     "versions",
     "deployments",
     "promotions",
+    "upstreams",
+    "aliases",
+    "limits",
 ]
 
 
@@ -59,7 +62,7 @@ def test_lists_page_by_page_in_a_fixed_number_of_queries(
 ) -> None:
     for name in LISTS:
         api = airline if name == "signals" else desk
-        with django_assert_max_num_queries(3):  # the key, the rows, the promotions of deployments
+        with django_assert_max_num_queries(3):  # the key, the rows, what belongs to them
             whole = api.get(f"{name}?limit=2000")
         assert whole["items"], name
         assert whole["more"] is False
@@ -138,3 +141,18 @@ def test_the_api_describes_itself_and_loads_nothing_foreign(client: Client, db: 
     assert {f"/api/{name}" for name in LISTS} < set(document["paths"])
     assert all(set(path) == {"get"} for path in document["paths"].values())  # decisions stay with people
     assert client.get("/api/docs").status_code != 200
+
+
+def test_routing_can_be_read_without_its_credentials(airline: Api, scene: Scene) -> None:
+    openai, azure = airline.get("upstreams")["items"]
+    assert (openai["name"], azure["priority"]) == ("openai", 1)
+    assert openai["prices"]["gpt-4o"]["output"] == 10
+    assert not any("credential" in field for field in openai)
+    (alias,) = airline.get("aliases")["items"]
+    assert alias["name"] == "smart-of-airline-desk"
+    assert {"target": "azure/gpt-4o", "weight": 1, "priority": 1} in alias["targets"]
+    key = scene.airline.api_keys.get()
+    assert {(limit["measure"], limit["api_key_id"]) for limit in airline.get("limits")["items"]} == {
+        ("microusd", None),
+        ("requests", str(key.pk)),
+    }

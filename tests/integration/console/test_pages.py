@@ -13,7 +13,8 @@ from accounts.models import ApiKey, User
 from accounts.services import create_organization, create_project
 from console.admin import PAGES
 from console.links import list_url
-from tests.browser.scene import HOSTILE, SETUP, Scene, write_run
+from gateway.models import Upstream
+from tests.browser.scene import CREDENTIAL, HOSTILE, SETUP, Scene, write_run
 
 SignIn = Callable[[User], Client]
 LOADED = re.compile(
@@ -42,6 +43,7 @@ def test_every_page_is_sealed(scene: Scene, signed_in: SignIn) -> None:
     root = signed_in(scene.root)
     secrets = [scene.airline_key, scene.desk_key]
     secrets += [bytes(key.digest).hex() for key in ApiKey.objects.all()]
+    secrets += [CREDENTIAL, *(bytes(upstream.credential).hex() for upstream in Upstream.objects.all())]
     for page in all_pages(scene):
         answer = root.get(page, follow=True)
         html = answer.content.decode()
@@ -128,3 +130,21 @@ def test_the_review_page_reads_in_few_queries(
     for row in (scene.proposed, scene.canary):
         with django_assert_max_num_queries(20):
             omar.get(f"/promotions/{row.pk}/")
+
+
+def test_routing_is_told_in_words(scene: Scene, signed_in: SignIn) -> None:
+    vera = signed_in(scene.vera)
+    aliases = vera.get("/gateway/alias/").content.decode()
+    assert "openai/gpt-4o=9, azure/gpt-4o=1@1" in aliases
+    upstream = scene.desk.upstreams.get(name="azure")
+    html = vera.get(f"/gateway/upstream/{upstream.pk}/").content.decode()
+    for words in (
+        "stored, sent as bearer",
+        "the installation&#x27;s",
+        "smart-of-support-desk",
+        "cached_input",
+    ):
+        assert words in html
+    limits = vera.get("/gateway/limit/").content.decode()
+    assert "600 requests in 60 s" in limits
+    assert "the whole project" in limits

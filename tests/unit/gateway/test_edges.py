@@ -13,7 +13,7 @@ from gateway.headers import to_client, to_upstream
 from gateway.lag import ShippingLag
 from gateway.metrics import Metrics, exposition
 from gateway.run_names import Naming, named_run, run_name
-from gateway.services import InvalidUpstream, checked_base_url
+from gateway.upstream_settings import InvalidUpstream, checked_base_url
 
 
 def test_headers_keep_their_bytes_and_their_order() -> None:

@@ -12,6 +12,9 @@ from console.management.arguments import OPERATOR, say, secret_from
 from gateway.services import set_upstream
 from kernel import clock
 
+PROVIDER = "provider"
+"""The name of a project's first upstream; `set_upstream` adds others and changes this one."""
+
 
 class Command(BaseCommand):
     help = "Make a project; prints its id, an API key and the base URL for clients, as one line of JSON."
@@ -41,12 +44,13 @@ class Command(BaseCommand):
             try:
                 set_upstream(
                     project=project,
+                    name=PROVIDER,
                     base_url=options["upstream"],
                     credential=credential,
                     actor=OPERATOR,
                     now=now,
                 )
             except ValueError as error:
-                raise CommandError(f"--upstream: {error}") from None
+                raise CommandError(f"--upstream: {str(error).removeprefix('base_url: ')}") from None
         base_url = f"{settings.ENVIRONMENT.gateway_url}/v1"
         say(self, {"project": project.pk, "api_key": key, "base_url": base_url})

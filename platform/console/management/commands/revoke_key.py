@@ -5,8 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from accounts import services
-from accounts.models import ApiKey
-from console.management.arguments import OPERATOR, add_project, project_of, say
+from console.management.arguments import OPERATOR, add_project, key_of, project_of, say
 from kernel import clock
 
 
@@ -19,11 +18,9 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         project = project_of(options["project"])
-        keys = list(ApiKey.objects.filter(project=project, prefix=options["prefix"][:10]))
-        if len(keys) != 1:
-            raise CommandError(f"PREFIX: {len(keys)} keys of {project} begin with {options['prefix'][:10]!r}")
+        key = key_of(project, options["prefix"], "PREFIX")
         try:
-            key = services.revoke_api_key(key=keys[0], actor=OPERATOR, now=clock.now())
+            key = services.revoke_api_key(key=key, actor=OPERATOR, now=clock.now())
         except services.KeyRevoked as error:
             raise CommandError(f"PREFIX: {error}") from None
         say(self, {"key": key.pk, "revoked_at": key.revoked_at})

@@ -1,0 +1,54 @@
+"""Providers' credentials at rest: encrypted, and bound to the project and the origin they were stored for.
+
+The origin (scheme, host, port) goes into the encryption as associated data. A stored credential can therefore be read
+only together with a URL of the origin it belongs to: whoever changes the URL, in the product or behind its back, gets
+nothing sent elsewhere. Does not know tables."""
+
+import os
+from uuid import UUID
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from yarl import URL
+
+NONCE_BYTES = 12
+
+
+class Unreadable(ValueError):
+    """The credential was sealed under another keyring, for another project or for another origin, or was altered."""
+
+
+def origin(base_url: str) -> str:
+    """Scheme, host and port that a request to the URL goes to, e.g. `https://api.example.com:443`.
+
+    Read by the parser that the relay's HTTP client uses, so that no odd URL means one place here and another there.
+    Raises ValueError for a URL without a host."""
+    url = URL(base_url, encoded=True)
+    if not url.scheme or not url.raw_host:
+        raise ValueError("the URL names no host")
+    return f"{url.scheme}://{url.raw_host}:{url.port}".lower()
+
+
+def seal(credential: str, *, key: bytes, project_id: UUID, base_url: str) -> bytes:
+    """Encrypt a credential for calls of the project to the URL's origin; `key` is the keyring's credential key."""
+    nonce = os.urandom(NONCE_BYTES)
+    return nonce + _cipher(key).encrypt(nonce, credential.encode(), _bound_to(project_id, base_url))
+
+
+def unseal(sealed: bytes, *, key: bytes, project_id: UUID, base_url: str) -> str:
+    """The credential, if it was sealed for this project and the URL's origin. Raises Unreadable."""
+    nonce, text = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
+    try:
+        return _cipher(key).decrypt(nonce, text, _bound_to(project_id, base_url)).decode()
+    except (InvalidTag, ValueError):
+        raise Unreadable("the credential is not readable for this project and origin") from None
+
+
+def _cipher(key: bytes) -> AESGCM:
+    return AESGCM(HKDF(SHA256(), length=32, salt=None, info=b"ratchet upstream credential v1").derive(key))
+
+
+def _bound_to(project_id: UUID, base_url: str) -> bytes:
+    return f"{project_id} {origin(base_url)}".encode()

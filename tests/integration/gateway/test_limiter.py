@@ -1,0 +1,202 @@
+"""Limits shared by gateways over a real Redis, and held by each alone while it is slow, away or empty."""
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import redis
+
+from config import embedded
+from config.environment import Environment, read
+from gateway.limiter import Limiter
+from gateway.limits import Limit, Measure
+from gateway.snapshot import Caller
+
+NOW_S = 1_800_000_030.0
+CALLER = Caller(uuid4(), uuid4())
+HUNDRED = Limit(id=uuid4(), subject="project", measure=Measure.REQUESTS, amount=100, window_s=3600)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Environment]:
+    """A Redis of the test's own, that it may stop and empty."""
+    environment = read({"RATCHET_HOME": str(tmp_path), "DATABASE_URL": "postgresql://unused/unused"})
+    embedded.start(environment)
+    yield environment
+    embedded.stop(environment)
+
+
+def client(store: Environment) -> "redis.Redis":
+    return redis.Redis(unix_socket_path=str(store.sockets / "redis.sock"))
+
+
+class Gateways:
+    """Gateway processes, as far as limits go. Their clock stands still."""
+
+    def __init__(self, url: str, *limits: Limit) -> None:
+        self._url = url
+        self._limits = {CALLER.project_id: limits or (HUNDRED,)}
+        self._running: list[Limiter] = []
+
+    def start(self) -> Limiter:
+        limiter = Limiter(self._url, lambda: self._limits, clock=lambda: NOW_S)
+        limiter.start()
+        self._running.append(limiter)
+        return limiter
+
+    async def stop(self, *limiters: Limiter) -> None:
+        for limiter in limiters or self._running:
+            await limiter.stop()
+
+
+def scenario(url: str, steps: Callable[[Gateways], Awaitable[None]], *limits: Limit) -> None:
+    async def run() -> None:
+        gateways = Gateways(url, *limits)
+        try:
+            await steps(gateways)
+        finally:
+            await gateways.stop()
+
+    asyncio.run(run())
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  (some of what is waited for is in Redis)
+            await asyncio.sleep(0.01)
+
+
+def let_through(limiter: Limiter, asked: int) -> int:
+    """How many of so many calls pass."""
+    return sum(limiter.refuse(CALLER, NOW_S) is None for _ in range(asked))
+
+
+def is_full(limiter: Limiter) -> bool:
+    return limiter.refuse(CALLER, NOW_S) is not None
+
+
+def counted(store: Environment) -> int:
+    keys = client(store).keys("ratchet:limit:*")
+    return sum(int(value) for key in keys for value in client(store).hvals(key))
+
+
+def test_gateways_share_a_limit(store: Environment) -> None:
+    async def steps(gateways: Gateways) -> None:
+        first, second = gateways.start(), gateways.start()
+        assert (let_through(first, 60), let_through(second, 39)) == (60, 39)
+        await until(lambda: counted(store) == 99)
+        await until(lambda: is_full(first))
+        await until(lambda: is_full(second))
+        assert (let_through(first, 5), let_through(second, 5)) == (0, 0)
+
+    scenario(store.redis_url, steps)
+
+
+def test_spent_tokens_and_money_count_for_all(store: Environment) -> None:
+    tokens = Limit(id=uuid4(), subject="project", measure=Measure.TOKENS, amount=1000, window_s=3600)
+    money = Limit(id=uuid4(), subject="project", measure=Measure.MICROUSD, amount=500, window_s=60)
+
+    async def steps(gateways: Gateways) -> None:
+        first, second = gateways.start(), gateways.start()
+        assert second.refuse(CALLER, NOW_S) is None
+        first.charge(CALLER, tokens=999, microusd=500, now_s=NOW_S)
+        await until(lambda: is_full(second))
+        refusal = second.refuse(CALLER, NOW_S)
+        assert refusal is not None
+        assert (refusal.limit, refusal.retry_after_s) == (money, 30)
+
+    scenario(store.redis_url, steps, tokens, money)
+
+
+def test_counts_survive_a_restart(store: Environment) -> None:
+    async def steps(gateways: Gateways) -> None:
+        before = gateways.start()
+        assert let_through(before, 120) == 100
+        await gateways.stop(before)  # tells what it had not told yet
+        assert counted(store) == 100
+        after = gateways.start()
+        await until(lambda: is_full(after))
+
+    scenario(store.redis_url, steps)
+
+
+def test_what_is_kept_in_redis_expires(store: Environment) -> None:
+    async def steps(gateways: Gateways) -> None:
+        let_through(gateways.start(), 1)
+        await until(lambda: counted(store) == 1)
+        (key,) = client(store).keys("*")
+        assert 3600 < client(store).ttl(key) <= 7200
+
+    scenario(store.redis_url, steps)
+
+
+def test_while_redis_is_away_each_gateway_goes_on_by_itself(
+    store: Environment, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def steps(gateways: Gateways) -> None:
+        first, second = gateways.start(), gateways.start()
+        assert let_through(first, 30) == 30
+        await until(lambda: counted(store) == 30)
+        await asyncio.to_thread(embedded.stop, store)
+        assert let_through(first, 200) == 70
+        assert let_through(second, 10) == 10
+        await until(lambda: first.is_alone and second.is_alone)
+        await asyncio.to_thread(embedded.start, store)
+        # Redis comes back empty, as from every restart: what each knows is told again.
+        await until(lambda: counted(store) >= 110)
+        await until(lambda: is_full(second))
+        assert not first.is_alone
+        assert not second.is_alone
+
+    with caplog.at_level(logging.INFO, "gateway.limiter"):
+        scenario(store.redis_url, steps)
+    assert caplog.text.count("limits are not shared over Redis") == 2
+    assert caplog.text.count("limits are shared over Redis again") == 2
+
+
+def test_a_flushed_redis_is_told_again(store: Environment) -> None:
+    async def steps(gateways: Gateways) -> None:
+        old = gateways.start()
+        assert let_through(old, 99) == 99
+        await until(lambda: counted(store) == 99)
+        client(store).flushall()
+        assert let_through(old, 2) == 1
+        await until(lambda: counted(store) == 100)
+        new = gateways.start()
+        await until(lambda: is_full(new))
+
+    scenario(store.redis_url, steps)
+
+
+def test_a_redis_that_never_answers_holds_up_nothing() -> None:
+    """It accepts connections and stays silent, at an address of TCP."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        accepted: list[socket.socket] = []
+
+        def accept() -> None:
+            try:
+                while True:
+                    accepted.append(silent.accept()[0])
+            except OSError:
+                pass  # closed at the end
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+
+        async def steps(gateways: Gateways) -> None:
+            limiter = gateways.start()
+            assert let_through(limiter, 120) == 100
+            await until(lambda: limiter.is_alone)
+            assert accepted
+            assert is_full(limiter)
+
+        scenario(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", steps)
+        silent.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+    for connection in accepted:
+        connection.close()
