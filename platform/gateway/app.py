@@ -316,9 +316,7 @@ class Gateway:
     async def _run(
         self, request: Request, record: BeginRecord, order: Order, dialect: Dialect | None
     ) -> None:
-        call = self._capture.begin(
-            record, request.caller, dialect=dialect, traceparent=first(request.headers, b"traceparent")
-        )
+        call = self._capture.begin(record, request.caller, dialect=dialect, trace=request.trace)
         self._metrics.in_flight += 1
         try:
             await self._relay.run(order, request.exchange, call)

@@ -67,11 +67,11 @@ class Capture:
             return RunGuess(run_names.named_run(caller.key_id, name) if name else uuid7(), name)
 
     def begin(
-        self, record: BeginRecord, caller: Caller, *, dialect: Dialect | None, traceparent: str
+        self, record: BeginRecord, caller: Caller, *, dialect: Dialect | None, trace: tuple[str, str]
     ) -> "CallCapture":
-        """Write the begin record; the result takes the rest of the call."""
+        """Write the begin record; the result takes the rest of the call. `trace` is the caller's context."""
         self.append(record)
-        return CallCapture(self, record, caller, dialect, traceparent)
+        return CallCapture(self, record, caller, dialect, trace)
 
     def append(self, record: Record) -> None:
         """Write, or count: the spool counts what it had no room for."""
@@ -104,19 +104,24 @@ class CallCapture:
 
     __slots__ = (
         "_attempts", "_caller", "_capture", "_destination", "_dialect", "_encoding", "_end_watch",
-        "_first_byte_at", "_hidden", "_kept_bytes", "_media_type", "_pieces", "_status", "_traceparent", "begin",
+        "_first_byte_at", "_hidden", "_kept_bytes", "_media_type", "_pieces", "_status", "_trace", "begin",
         "is_ended",
     )  # fmt: skip
 
     def __init__(
-        self, capture: Capture, begin: BeginRecord, caller: Caller, dialect: Dialect | None, traceparent: str
+        self,
+        capture: Capture,
+        begin: BeginRecord,
+        caller: Caller,
+        dialect: Dialect | None,
+        trace: tuple[str, str],
     ) -> None:
         self.begin = begin
         self.is_ended = False
         self._capture = capture
         self._caller = caller
         self._dialect = dialect
-        self._traceparent = traceparent
+        self._trace = trace
         self._status: int | None = None
         self._media_type = ""
         self._encoding = ""
@@ -205,7 +210,7 @@ class CallCapture:
             capture.failed("an answer could not be read")
         capture.append(record)
         capture.metrics.calls[record.outcome] += 1
-        capture.tracing.observe(self.begin, record, self._traceparent)
+        capture.tracing.observe(self.begin, record, *self._trace)
 
     def _read(self, record: EndRecord, dialect: Dialect) -> EndRecord:
         """The record with what the answer says, and who gave it when that is not who was planned."""

@@ -2,9 +2,13 @@
 content."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from telemetry.models import CallOutcome
+
+Sample = tuple[Mapping[str, str], float]
+"""Labels and value."""
 
 
 class Metrics:
@@ -20,30 +24,51 @@ class Metrics:
         self.capture_errors = 0
         """Calls of which something was not captured, for another reason than a full spool."""
 
-
-def exposition(metrics: Metrics, gauges: dict[str, tuple[str, float]]) -> bytes:
-    """The text that Prometheus scrapes; `gauges` maps further names to their help and value."""
-    return "".join(_lines(metrics, gauges)).encode()
-
-
-def _lines(metrics: Metrics, gauges: dict[str, tuple[str, float]]) -> Iterator[str]:
-    yield from _family("calls_total", "counter", "Calls relayed, by outcome.")
-    for outcome, count in sorted(metrics.calls.items()):
-        yield f'ratchet_gateway_calls_total{{outcome="{outcome}"}} {count}\n'
-    yield from _family("refused_total", "counter", "Requests that the gateway answered with an error itself.")
-    for status, count in sorted(metrics.refused.items()):
-        yield f'ratchet_gateway_refused_total{{status="{status}"}} {count}\n'
-    counters = {
-        "feedback_total": ("Feedback accepted.", metrics.feedback),
-        "capture_errors_total": ("Calls of which something could not be captured.", metrics.capture_errors),
-    }
-    for name, (help_text, value) in counters.items():
-        yield from _family(name, "counter", help_text)
-        yield f"ratchet_gateway_{name} {value}\n"
-    for name, (help_text, number) in {"in_flight": ("Calls under way.", metrics.in_flight), **gauges}.items():
-        yield from _family(name, "counter" if name.endswith("_total") else "gauge", help_text)
-        yield f"ratchet_gateway_{name} {number:.12g}\n"
+    def families(self) -> "list[Family]":
+        return [
+            Family("calls_total", "Calls relayed, by outcome.", by("outcome", self.calls)),
+            Family(
+                "refused_total",
+                "Requests that the gateway answered with an error itself.",
+                by("status", {str(status): count for status, count in self.refused.items()}),
+            ),
+            Family("feedback_total", "Feedback accepted.", [({}, self.feedback)]),
+            Family(
+                "capture_errors_total",
+                "Calls of which something could not be captured.",
+                [({}, self.capture_errors)],
+            ),
+            Family("in_flight", "Calls under way.", [({}, self.in_flight)]),
+        ]
 
 
-def _family(name: str, kind: str, help_text: str) -> Iterator[str]:
-    yield f"# HELP ratchet_gateway_{name} {help_text}\n# TYPE ratchet_gateway_{name} {kind}\n"
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric with its samples; a name that ends in `_total` is a counter, any other a gauge."""
+
+    name: str
+    help: str
+    samples: Sequence[Sample]
+
+
+def by(label: str, values: Mapping[str, float]) -> list[Sample]:
+    """A sample for each value of one label."""
+    return [({label: value}, number) for value, number in sorted(values.items())]
+
+
+def exposition(families: Iterable[Family]) -> bytes:
+    """The text that Prometheus scrapes."""
+    return "".join(line for family in families for line in _lines(family)).encode()
+
+
+def _lines(family: Family) -> Iterator[str]:
+    name = f"ratchet_gateway_{family.name}"
+    kind = "counter" if name.endswith("_total") else "gauge"
+    yield f"# HELP {name} {family.help}\n# TYPE {name} {kind}\n"
+    for labels, number in family.samples:
+        said = ",".join(f'{label}="{_escaped(value)}"' for label, value in labels.items())
+        yield f"{name}{{{said}}} {number:.12g}\n" if said else f"{name} {number:.12g}\n"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

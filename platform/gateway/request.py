@@ -38,6 +38,11 @@ class Request:
         return int(text) if text.isascii() and text.isdigit() and len(text) < 5 else 0
 
     @property
+    def trace(self) -> tuple[str, str]:
+        """The caller's `traceparent` and `tracestate` (W3C Trace Context), or empty texts."""
+        return first(self.headers, b"traceparent"), first(self.headers, b"tracestate")
+
+    @property
     def family(self) -> str:
         """The dialect whose provider this is for, where path or headers tell: a request for Anthropic's API must not
         go to OpenAI's only because both have /v1/models."""

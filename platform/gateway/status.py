@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import orjson
 
-from gateway import metrics
-from gateway.breaker import Breakers
+from gateway.breaker import Breakers, State
 from gateway.errors import Refused
 from gateway.lag import ShippingLag
 from gateway.limiter import Limiter
-from gateway.metrics import Metrics
+from gateway.metrics import Family, Metrics, exposition
 from gateway.snapshot import SnapshotKeeper
 from gateway.wire.server import Exchange
 from telemetry.spool import Spool
@@ -41,7 +40,7 @@ class Status:
                 body = orjson.dumps({"status": "not ready" if problems else "ready", "problems": problems})
                 exchange.answer(503 if problems else 200, body)
             case "/metrics":
-                body = metrics.exposition(self.metrics, self._gauges())
+                body = exposition([*self.metrics.families(), *self._families()])
                 exchange.answer(200, body, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")])
             case _:
                 raise Refused(
@@ -63,14 +62,29 @@ class Status:
             )
         return problems
 
-    def _gauges(self) -> dict[str, tuple[str, float]]:
-        return {
-            "spool_bytes": ("Bytes of this process's spool.", self.spool.size_bytes),
-            "capture_losses_total": ("Records that could not be kept.", self.spool.losses),
-            "unshipped_seconds": ("Age of the oldest record that is not in the database.", self._lag_s()),
-            "snapshot_loads_total": ("Loads of keys and routes.", self.keeper.loads),
-            "snapshot_failures_total": ("Loads of keys and routes that failed.", self.keeper.failures),
-        }
+    def _families(self) -> list[Family]:
+        breakers = [
+            ({"upstream": name, "id": str(key)}, float(state != State.CLOSED))
+            for key, name, state in self.breakers.states(time.monotonic())
+        ]
+        alone = float(self.limiter.is_alone)
+        return [
+            Family("spool_bytes", "Bytes of this process's spool.", [({}, self.spool.size_bytes)]),
+            Family("capture_losses_total", "Records that could not be kept.", [({}, self.spool.losses)]),
+            Family(
+                "unshipped_seconds",
+                "Age of the oldest record that is not in the database.",
+                [({}, self._lag_s())],
+            ),
+            Family("snapshot_loads_total", "Loads of keys and routes.", [({}, self.keeper.loads)]),
+            Family(
+                "snapshot_failures_total",
+                "Loads of keys and routes that failed.",
+                [({}, self.keeper.failures)],
+            ),
+            Family("breaker_open", "1 while calls go elsewhere first, or a probe is due.", breakers),
+            Family("limits_alone", "1 while limits are not shared over Redis.", [({}, alone)]),
+        ]
 
     def _lag_s(self) -> float:
         return self.lag.age_s(self.spool.position, time.monotonic())

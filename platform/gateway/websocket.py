@@ -50,9 +50,7 @@ async def relay(
     """Relay one connection until either end closes it. Raises Refused (502, 504) when there is no upstream."""
     exchange = request.exchange
     record = request.begin_record(run)
-    call = capture.begin(
-        record, request.caller, dialect=None, traceparent=first(request.headers, b"traceparent")
-    )
+    call = capture.begin(record, request.caller, dialect=None, trace=request.trace)
     call.sent(destination, ())
     own: list[Header] = [(b"x-ratchet-call-id", str(record.call_id).encode())]
     upstream: client.Connection | None = None
@@ -238,7 +236,9 @@ class _Turns:
                 stream=True,
                 request=b"\n".join(stored),
             )
-            self._turn = self._capture.begin(record, self._request.caller, dialect=dialect, traceparent="")
+            self._turn = self._capture.begin(
+                record, self._request.caller, dialect=dialect, trace=self._request.trace
+            )
             self._turn.sent(self._destination, ())
             self._turn.answered(200, "text/event-stream", "")
             self._waiting = []

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ import uvloop
 
 from accounts import keys
 from gateway.app import Gateway, Limits
+from gateway.limits import Limit
 from gateway.routing import ProjectRoutes, Timeouts, Upstream
 from gateway.snapshot import EMPTY, Caller, Snapshot
 from gateway.wire.server import Server
@@ -100,6 +101,16 @@ class ServedGateway:
         )
         self._settle()
         return tenant
+
+    def set_routes(self, tenant: Tenant, routes: ProjectRoutes, *, limits: Sequence[Limit] = ()) -> None:
+        """Replace everything that the tenant's project may call."""
+        old = self.source.snapshot
+        self.source.snapshot = replace(
+            old,
+            projects={**old.projects, tenant.project_id: routes},
+            limits={**old.limits, tenant.project_id: tuple(limits)},
+        )
+        self._settle()
 
     def remove_tenant(self, tenant: Tenant) -> None:
         digest = keys.digest(tenant.key, PEPPER)

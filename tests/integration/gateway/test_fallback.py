@@ -52,7 +52,9 @@ def tenant_of(
         deployments=deployments or {},
         aliases={
             name: tuple(
-                replace(target, upstream_id=upstreams[target.priority].id) if not target.deployment else target
+                replace(target, upstream_id=upstreams[target.priority].id)
+                if not target.deployment
+                else target
                 for target in targets
             )
             for name, targets in (aliases or {}).items()
@@ -160,7 +162,9 @@ def test_an_alias_shares_its_runs_among_its_targets_and_keeps_them(
         AliasTarget(weight=1, upstream_id=uuid7(), model="gpt-4o-mini"),
         AliasTarget(weight=1, deployment="desk"),
     ]
-    tenant, upstreams = tenant_of(gateway, first.origin, aliases={"desk": targets}, deployments={"desk": desk})
+    tenant, upstreams = tenant_of(
+        gateway, first.origin, aliases={"desk": targets}, deployments={"desk": desk}
+    )
     seen: dict[str, set[str]] = {}
     for number in range(24):
         run = f"run-{number % 12}"
@@ -214,7 +218,9 @@ def test_tokens_and_money_are_counted_as_upstreams_report_them(
         tenant, _ = tenant_of(
             gateway, first.origin, limits=[limit], prices={"gpt-4o": Price(input=2.5, output=10.0)}
         )
-        answer = ask(gateway, tenant, stream=True)  # the client did not ask for usage; it is known all the same
+        answer = ask(
+            gateway, tenant, stream=True
+        )  # the client did not ask for usage; it is known all the same
         assert answer.status_code == 200
         _, end = gateway.call(answer.headers["x-ratchet-call-id"])
         assert end.prompt_tokens

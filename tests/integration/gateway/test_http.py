@@ -143,7 +143,8 @@ def test_an_upgrade_that_nobody_asked_for_is_passed_over(
     gateway: ServedGateway, upstream: FakeUpstream, tenant: Tenant
 ) -> None:
     """Some HTTP clients offer h2c with their first request."""
-    extra = f"content-length: {len(BODY)}\r\nconnection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: x\r\n"
+    offer = "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: x\r\n"
+    extra = f"content-length: {len(BODY)}\r\n{offer}"
     with connected(gateway) as raw:
         raw.sendall(head(tenant, extra=extra) + BODY)
         assert answer_of(raw).startswith(b"HTTP/1.1 200 OK\r\n")

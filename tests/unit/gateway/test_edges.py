@@ -11,7 +11,7 @@ from gateway import encodings
 from gateway.errors import Refused
 from gateway.headers import to_client, to_upstream
 from gateway.lag import ShippingLag
-from gateway.metrics import Metrics, exposition
+from gateway.metrics import Family, Metrics, exposition
 from gateway.run_names import Naming, named_run, run_name
 from gateway.upstream_settings import InvalidUpstream, checked_base_url
 
@@ -122,7 +122,10 @@ def test_the_exposition_is_prometheus_text() -> None:
     metrics = Metrics()
     metrics.calls["complete"] += 2
     metrics.refused[401] += 1
-    text = exposition(metrics, {"spool_bytes": ("Bytes.", 5_000_000_000)}).decode()
+    odd = Family("breaker_open", "Ill.", [({"upstream": 'a "name"\n'}, 1.0)])
+    bytes_of = Family("spool_bytes", "Bytes.", [({}, 5_000_000_000)])
+    text = exposition([*metrics.families(), odd, bytes_of]).decode()
+    assert 'ratchet_gateway_breaker_open{upstream="a \\"name\\"\\n"} 1\n' in text
     assert 'ratchet_gateway_calls_total{outcome="complete"} 2\n' in text
     assert 'ratchet_gateway_refused_total{status="401"} 1\n' in text
     assert "ratchet_gateway_spool_bytes 5000000000\n" in text
