@@ -40,7 +40,7 @@ from gateway.snapshot import Caller, SnapshotKeeper, Source
 from gateway.splice import replace_string
 from gateway.status import Status
 from gateway.wire.client import Pool
-from gateway.wire.server import Exchange, Header
+from gateway.wire.server import CallerGone, Exchange, Header
 from telemetry.otel import Tracing
 from telemetry.records import BeginRecord
 from telemetry.spool import Spool, SpoolBroken, SpoolFull
@@ -159,6 +159,8 @@ class Gateway:
             )
         except Refused as refusal:
             self._refuse(refusal, path, exchange)
+        except CallerGone:
+            raise  # nobody is left to be told
         except Exception:
             log.exception("a request failed inside the gateway")
             if not exchange.has_begun:

@@ -5,6 +5,7 @@ upstream's status, headers and bytes; a transfer that breaks off breaks off for 
 asked for is taken out on the way. Knows no keys, no routes and no dialect: it is told what to send where."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -83,6 +84,37 @@ class _Held:
     shipment: Shipment
 
 
+class _Drain:
+    """The end of a call whose caller has left: the upstream gets this much longer, in all."""
+
+    def __init__(self, max_s: float) -> None:
+        self._max_s = max_s
+        self._latest = math.inf
+        self._connection: Connection | None = None
+
+    def watch(self, connection: Connection) -> None:
+        """The call goes over this connection now."""
+        self._connection = connection
+        connection.hurry(self._latest)
+
+    def begin(self) -> None:
+        """The caller has left."""
+        self._latest = asyncio.get_running_loop().time() + self._max_s
+        if self._connection is not None:
+            self._connection.hurry(self._latest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Errand:
+    """One call on its way."""
+
+    order: Order
+    exchange: Exchange
+    call: CallCapture
+    drain: _Drain | None
+    """None: a caller that leaves cancels the upstream call."""
+
+
 class Relay:
     """Relays calls over one pool of connections."""
 
@@ -93,21 +125,26 @@ class Relay:
 
     async def run(self, order: Order, exchange: Exchange, call: CallCapture) -> None:
         """Relay one call to its end, whatever that is; the capture is told which it was."""
+        errand = _Errand(
+            order, exchange, call, _Drain(self._patience.drain_max_s) if self._patience.drains else None
+        )
+        if errand.drain is not None:
+            exchange.on_gone = errand.drain.begin
         connection: Connection | None = None
         try:
-            reached = await self._reach(order, call)
+            reached = await self._reach(errand)
             if isinstance(reached, _Held):
-                await self._give_held(reached, exchange, call)
+                await _give_held(reached, errand)
                 return
             connection, destination, shipment = reached
-            await self._give(connection, destination, shipment, exchange, call)
+            await self._give(connection, destination, shipment, errand)
         except UpstreamFailure as failure:
             if exchange.is_gone:
                 call.end(CallOutcome.CLIENT_GONE)
             elif exchange.has_begun:
                 call.end(CallOutcome.UPSTREAM_CUT)
             else:
-                _refuse(failure, order.plan[-1], order, exchange, call)
+                _refuse(failure, errand)
         except (asyncio.CancelledError, CallerGone):
             call.end(CallOutcome.CLIENT_GONE)
             raise
@@ -117,20 +154,18 @@ class Relay:
 
     # Until somebody answers.
 
-    async def _reach(
-        self, order: Order, call: CallCapture
-    ) -> tuple[Connection, Destination, Shipment] | _Held:
+    async def _reach(self, errand: _Errand) -> tuple[Connection, Destination, Shipment] | _Held:
         """The first destination that answers for good. Raises the last one's UpstreamFailure when none does."""
         held: _Held | None = None
         failure: UpstreamFailure | None = None
         loop = asyncio.get_running_loop()
-        plan = self._breakers.order(order.plan, loop.time()) if len(order.plan) > 1 else order.plan
+        plan = self._breakers.order(errand.order.plan, loop.time())
         for index, destination in enumerate(plan):
             is_last = index == len(plan) - 1
-            shipment = order.prepare(destination)
+            shipment = errand.order.prepare(destination)
             self._breakers.begin(destination, loop.time())
             try:
-                connection = await self._try(order, destination, shipment, call)
+                connection = await self._try(destination, shipment, errand)
             except UpstreamFailure as error:
                 self._breakers.failed(destination, loop.time())
                 failure = error
@@ -149,19 +184,17 @@ class Relay:
         assert failure is not None
         raise failure
 
-    async def _try(
-        self, order: Order, destination: Destination, shipment: Shipment, call: CallCapture
-    ) -> Connection:
+    async def _try(self, destination: Destination, shipment: Shipment, errand: _Errand) -> Connection:
         """One destination, with its retries, up to the answer's head."""
-        retries = destination.max_retries if order.is_replayable else 0
+        retries = destination.max_retries if errand.order.is_replayable else 0
         is_fresh = False
         while True:
-            call.sent(destination, shipment.addition.hidden if shipment.addition else ())
+            errand.call.sent(destination, shipment.addition.hidden if shipment.addition else ())
             try:
-                return await self._ask(order, destination, shipment, is_fresh=is_fresh)
+                return await self._ask(destination, shipment, errand, is_fresh=is_fresh)
             except Stale:
                 # The kept connection was closed under us: a fresh one is no retry, unless the body is spent.
-                if is_fresh or not order.is_replayable:
+                if is_fresh or not errand.order.is_replayable:
                     raise
                 is_fresh = True
             except (ConnectFailed, HungUp):
@@ -172,12 +205,15 @@ class Relay:
                 await asyncio.sleep(RETRY_PAUSE_S)
 
     async def _ask(
-        self, order: Order, destination: Destination, shipment: Shipment, *, is_fresh: bool
+        self, destination: Destination, shipment: Shipment, errand: _Errand, *, is_fresh: bool
     ) -> Connection:
         origin, prefix = _origin(destination.base_url)
         timeouts = destination.timeouts
         connection = await self._pool.take(origin, connect_timeout_s=timeouts.connect_s, fresh=is_fresh)
+        if errand.drain is not None:
+            errand.drain.watch(connection)
         try:
+            order = errand.order
             await connection.send(order.method, prefix + order.path, shipment.headers, shipment.body)
             await connection.head(timeouts.first_byte_s)
         except BaseException:
@@ -188,39 +224,31 @@ class Relay:
     # From the first byte on.
 
     async def _give(
-        self,
-        connection: Connection,
-        destination: Destination,
-        shipment: Shipment,
-        exchange: Exchange,
-        call: CallCapture,
+        self, connection: Connection, destination: Destination, shipment: Shipment, errand: _Errand
     ) -> None:
-        headers = connection.headers
+        exchange, call = errand.exchange, errand.call
+        status, headers = connection.status, connection.headers
         media_type, encoding = _said(headers)
-        call.answered(connection.status, media_type, encoding)
-        is_stream = media_type.startswith("text/event-stream")
-        hiding = shipment.addition.hiding if shipment.addition and not encoding else None
-        if connection.status >= 400:
-            hiding = None
+        call.answered(status, media_type, encoding)
+        is_stream = media_type == "text/event-stream"
+        hiding = shipment.addition.hiding if shipment.addition and not encoding and status < 400 else None
         exchange.start(
-            connection.status,
+            status,
             [*to_client(headers, has_length=hiding is None), *shipment.answer_headers],
             connection.reason,
         )
-        if self._patience.drains:
-            exchange.on_gone = lambda: connection.hurry(connection.loop.time() + self._patience.drain_max_s)
         if not (connection.has_piece or connection.is_complete):
             exchange.flush()  # a direct caller would have the head by now
-        drained = 0
-        while piece := await self._read(connection, destination, hiding, exchange):
+        drained_bytes = 0
+        while piece := await _read(connection, destination, hiding, exchange):
             call.receive(piece)
             if exchange.is_gone:
-                drained += len(piece)
-                if drained > self._patience.drain_max_bytes:
+                drained_bytes += len(piece)
+                if drained_bytes > self._patience.drain_max_bytes:
                     break
                 continue
             if connection.has_ended or (is_stream and call.has_said_end()):
-                await call.end_before_last_byte(_outcome(connection.status))
+                await call.end_before_last_byte(_outcome(status))
             if hiding is not None:
                 piece = hiding.feed(piece)
             if connection.has_ended:
@@ -229,29 +257,31 @@ class Relay:
             exchange.write(piece)
             await exchange.drain()
         if exchange.is_gone:
-            call.end(CallOutcome.CLIENT_GONE)
             raise CallerGone
-        await call.end_before_last_byte(_outcome(connection.status))
+        await call.end_before_last_byte(_outcome(status))
         exchange.finish(hiding.finish() if hiding is not None else b"")
 
-    async def _read(
-        self, connection: Connection, destination: Destination, hiding: Hiding | None, exchange: Exchange
-    ) -> bytes:
-        try:
-            return await connection.read(destination.timeouts.idle_s)
-        except UpstreamFailure:
-            if hiding is not None:
-                exchange.write(hiding.finish())  # a direct caller would have the beginning of an event too
-            raise
 
-    async def _give_held(self, held: _Held, exchange: Exchange, call: CallCapture) -> None:
-        media_type, encoding = _said(held.headers)
-        call.gave_way(held.destination)
-        call.answered(held.status, media_type, encoding)
-        call.receive(held.body)
-        await call.end_before_last_byte(CallOutcome.UPSTREAM_ERROR)
-        exchange.start(held.status, [*to_client(held.headers), *held.shipment.answer_headers], held.reason)
-        exchange.finish(held.body)
+async def _read(
+    connection: Connection, destination: Destination, hiding: Hiding | None, exchange: Exchange
+) -> bytes:
+    try:
+        return await connection.read(destination.timeouts.idle_s)
+    except UpstreamFailure:
+        if hiding is not None:
+            exchange.write(hiding.finish())  # a direct caller would have the beginning of an event too
+        raise
+
+
+async def _give_held(held: _Held, errand: _Errand) -> None:
+    exchange, call = errand.exchange, errand.call
+    media_type, encoding = _said(held.headers)
+    call.gave_way(held.destination)
+    call.answered(held.status, media_type, encoding)
+    call.receive(held.body)
+    await call.end_before_last_byte(CallOutcome.UPSTREAM_ERROR)
+    exchange.start(held.status, [*to_client(held.headers), *held.shipment.answer_headers], held.reason)
+    exchange.finish(held.body)
 
 
 async def _hold(connection: Connection, destination: Destination, shipment: Shipment) -> _Held | None:
@@ -295,10 +325,9 @@ def _origin(base_url: str) -> tuple[Origin, bytes]:
     return Origin.of(base_url)
 
 
-def _refuse(
-    failure: UpstreamFailure, destination: Destination, order: Order, exchange: Exchange, call: CallCapture
-) -> None:
+def _refuse(failure: UpstreamFailure, errand: _Errand) -> None:
     """The gateway's own answer where no upstream gave one."""
+    destination = errand.order.plan[-1]
     origin, _ = _origin(destination.base_url)
     if isinstance(failure, TooSlow):
         refusal = Refused(
@@ -316,7 +345,7 @@ def _refuse(
             code="upstream_unreachable",
         )
     body = refusal.body()
-    call.answered(refusal.status, "application/json", "")
-    call.receive(body)
-    call.end(CallOutcome.UNREACHABLE)
-    exchange.answer(refusal.status, body, order.prepare(destination).answer_headers)
+    errand.call.answered(refusal.status, "application/json", "")
+    errand.call.receive(body)
+    errand.call.end(CallOutcome.UNREACHABLE)
+    errand.exchange.answer(refusal.status, body, errand.order.prepare(destination).answer_headers)

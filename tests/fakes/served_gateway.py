@@ -4,7 +4,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -158,6 +158,7 @@ def served_gateway(
     max_spool_bytes: int = 1 << 30,
     tracing: Tracing | None = None,
     limits: Limits | None = None,
+    open_spool: Callable[[], Spool] | None = None,
     redis_url: str = NO_REDIS,
 ) -> Iterator[ServedGateway]:
     """Serve a gateway of its own while the block runs."""
@@ -165,7 +166,7 @@ def served_gateway(
     timeouts = Timeouts(first_byte_s=first_byte_timeout_s, idle_s=idle_timeout_s)
     app = Gateway(
         source=source,
-        open_spool=lambda: Spool(folder, max_bytes=max_spool_bytes),
+        open_spool=open_spool or (lambda: Spool(folder, max_bytes=max_spool_bytes)),
         limits=limits or Limits(timeouts=timeouts),
         key_pepper=PEPPER,
         tracing=tracing or Tracing(),

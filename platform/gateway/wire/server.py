@@ -173,7 +173,7 @@ class Exchange:
 
     def flush(self) -> None:
         """Let the head leave without waiting for a piece."""
-        if self._head:
+        if self._head and not self.is_gone:
             head, self._head = self._head, b""
             self._connection.transport.write(head)
 
