@@ -11,7 +11,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from yarl import URL
+
+from gateway.wire.client import Origin
 
 NONCE_BYTES = 12
 
@@ -23,12 +24,12 @@ class Unreadable(ValueError):
 def origin(base_url: str) -> str:
     """Scheme, host and port that a request to the URL goes to, e.g. `https://api.example.com:443`.
 
-    Read by the parser that the relay's HTTP client uses, so that no odd URL means one place here and another there.
-    Raises ValueError for a URL without a host."""
-    url = URL(base_url, encoded=True)
-    if not url.scheme or not url.raw_host:
-        raise ValueError("the URL names no host")
-    return f"{url.scheme}://{url.raw_host}:{url.port}".lower()
+    Read by the function that the relay connects by, so that no odd URL means one place here and another there.
+    Raises ValueError for a URL that leads nowhere."""
+    found, _ = Origin.of(base_url)
+    if found.scheme not in {"http", "https"} or not found.host:
+        raise ValueError("the URL names no host, or no scheme that is spoken here")
+    return f"{found.scheme}://{found.host}:{found.port}"
 
 
 def seal(credential: str, *, key: bytes, project_id: UUID, base_url: str) -> bytes:

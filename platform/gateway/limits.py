@@ -20,6 +20,14 @@ class Measure(StrEnum):
     """Millionths of a US dollar, by the upstream's prices; calls without a price cost nothing here."""
 
 
+def in_words(measure: Measure, amount: int, window_s: int) -> str:
+    """`100 requests in 60 s`; money in dollars."""
+    if measure is Measure.MICROUSD:
+        dollars = f"{amount / 1_000_000:.6f}".rstrip("0").rstrip(".")
+        return f"{dollars} USD in {window_s} s"
+    return f"{amount} {measure} in {window_s} s"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limit:
     """At most `amount` of `measure` in each window."""
@@ -33,10 +41,7 @@ class Limit:
 
     def __str__(self) -> str:
         """For people and for the header that names a limit: `project: 100 requests in 60 s`."""
-        amount = f"{self.amount} {self.measure}"
-        if self.measure is Measure.MICROUSD:
-            amount = f"{self.amount / 1_000_000:.6f}".rstrip("0").rstrip(".") + " USD"
-        return f"{self.subject}: {amount} in {self.window_s} s"
+        return f"{self.subject}: {in_words(self.measure, self.amount, self.window_s)}"
 
 
 @dataclass(frozen=True, slots=True)

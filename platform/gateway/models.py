@@ -4,7 +4,7 @@ from django.db import models
 from django.db.models import Q
 
 from accounts.models import ApiKey, Project
-from gateway.limits import Measure
+from gateway.limits import Measure, in_words
 from kernel.ids import uuid7
 from release.models import Deployment
 
@@ -155,4 +155,4 @@ class Limit(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.amount} {self.measure} in {self.window_s} s"
+        return in_words(Measure(self.measure), self.amount, self.window_s)

@@ -37,12 +37,6 @@ class Price:
         fresh = max(0, prompt_tokens - cached_tokens)
         return round(fresh * self.input + cached_tokens * cached_input + completion_tokens * self.output)
 
-    def cost_microusd(self, *, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> int:
-        """What a call cost, to the nearest millionth of a dollar; `cached_tokens` are part of `prompt_tokens`."""
-        cached = self.input if self.cached_input is None else self.cached_input
-        fresh_tokens = prompt_tokens - cached_tokens
-        return round(fresh_tokens * self.input + cached_tokens * cached + completion_tokens * self.output)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Upstream:

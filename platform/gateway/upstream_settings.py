@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from gateway.credentials import origin
+from gateway.dialects.table import BY_NAME
 
 MAX_URL_CHARACTERS = 500
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-DialectName = Literal["chat", "responses", "completions", "embeddings", "messages"]
 
 
 class InvalidUpstream(ValueError):
@@ -52,6 +52,12 @@ def checked_base_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _spoken(dialect: str) -> str:
+    if dialect not in BY_NAME:
+        raise InvalidUpstream(f"serves: {dialect!r} is none of {', '.join(BY_NAME)}")
+    return dialect
+
+
 class PriceSetting(BaseModel):
     """US dollars per million tokens."""
 
@@ -71,7 +77,7 @@ class UpstreamSettings(BaseModel):
     base_url: Annotated[str, AfterValidator(checked_base_url)]
     auth: Literal["bearer", "x-api-key", "api-key"] = "bearer"
     priority: Annotated[int, Field(ge=0, le=1000)] = 0
-    serves: tuple[DialectName, ...] = ()
+    serves: tuple[Annotated[str, AfterValidator(_spoken)], ...] = ()
     connect_timeout_s: Seconds | None = None
     first_byte_timeout_s: Seconds | None = None
     idle_timeout_s: Seconds | None = None

@@ -147,4 +147,5 @@ def test_routing_is_told_in_words(scene: Scene, signed_in: SignIn) -> None:
         assert words in html
     limits = vera.get("/gateway/limit/").content.decode()
     assert "600 requests in 60 s" in limits
+    assert "50 USD in 86400 s" in limits
     assert "the whole project" in limits

@@ -96,7 +96,7 @@ def test_upstreams(project: Project) -> None:
         ),
         (["provider", "--credential-env", "NOT_SET"], "NOT_SET is not set"),
         (["a/b", "--url", "https://x/v1"], "^NAME: "),
-        (["provider", "--serves", "telepathy"], "^--serves 0: "),
+        (["provider", "--serves", "telepathy"], "^--serves: 'telepathy' is none of chat, "),
         (["provider", "--priority", "-1"], "^--priority: "),
         (["provider", "--idle-timeout", "0"], "^--idle-timeout: "),
         (["provider", "--idle-timeout", "soon"], "--idle-timeout: 'soon' is neither"),

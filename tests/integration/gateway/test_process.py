@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -22,12 +23,14 @@ from openai import OpenAI
 from accounts import services as accounts
 from accounts.models import Project
 from audit.actions import Actor
-from gateway.services import set_upstream
+from gateway import services as routing
+from gateway.services import TargetSetting, set_upstream
 from kernel import clock
+from kernel.notify import ROUTES_CHANGED, notify
 from telemetry.records import BeginRecord, EndRecord, SignalRecord
 from telemetry.spool import segments
 from tests.fakes.served_gateway import free_port, wait_until
-from tests.fakes.upstream import Behaviour, FakeUpstream
+from tests.fakes.upstream import Behaviour, FakeUpstream, fake_upstream
 from tests.integration.gateway.conftest import CREDENTIAL, OPENING
 
 ACTOR = Actor.service("test")
@@ -94,6 +97,12 @@ def ask(origin: str, key: str) -> int:
     ).status_code
 
 
+def ask_for(origin: str, key: str, upstream: FakeUpstream) -> str:
+    """The model that the upstream was asked for when a client asked for gpt-4o."""
+    assert ask(origin, key) == 200
+    return str(json.loads(upstream.received[-1].body)["model"])
+
+
 def seconds_until(condition: Callable[[], bool]) -> float:
     began = time.monotonic()
     wait_until(condition)
@@ -114,6 +123,44 @@ def test_changes_reach_the_gateway_within_a_second(
         assert seconds_until(lambda: ask(origin, key) == 401) < 0.9
         running.send_signal(signal.SIGTERM)
         assert running.wait(10) == 0
+
+
+def test_aliases_and_limits_reach_the_gateway_within_a_second(
+    project: Project, upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    by: dict[str, Any] = {"project": project, "actor": ACTOR, "now": clock.now()}
+    key = make_key(project)
+    use_upstream(project, upstream.origin)
+    with process(tmp_path, free_port()) as (origin, _):
+        assert ask(origin, key) == 200
+        targets = [TargetSetting(upstream="provider", model="gpt-mini")]
+        alias = routing.set_alias(name="gpt-4o", targets=targets, **by)
+        assert seconds_until(lambda: ask_for(origin, key, upstream) == "gpt-mini") < 0.9
+        routing.remove_alias(alias=alias, actor=ACTOR, now=clock.now())
+        assert seconds_until(lambda: ask_for(origin, key, upstream) == "gpt-4o") < 0.9
+        limit = routing.set_limit(api_key=None, measure="requests", amount=1, window_s=86_400, **by)
+        assert seconds_until(lambda: ask(origin, key) == 429) < 0.9
+        routing.remove_limit(limit=limit, actor=ACTOR, now=clock.now())
+        assert seconds_until(lambda: ask(origin, key) == 200) < 0.9
+
+
+def test_a_url_edited_in_the_database_gets_neither_the_credential_nor_a_call(
+    project: Project, upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    key = make_key(project)
+    use_upstream(project, upstream.origin)
+    with fake_upstream() as evil, process(tmp_path, free_port()) as (origin, _):
+        assert ask(origin, key) == 200
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE gateway_upstream SET base_url = %s", [f"{evil.origin}/v1"])
+        notify(ROUTES_CHANGED)
+        wait_until(lambda: ask(origin, key) != 200)
+        answer = httpx.get(f"{origin}/v1/files", headers={"authorization": f"Bearer {key}"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_credential")
+        assert "set the upstream again" in answer.json()["error"]["message"]
+        assert ask(origin, key) == 502
+        assert evil.received == []
+        assert CREDENTIAL not in (tmp_path / "gateway.log").read_text()
 
 
 def test_the_gateway_serves_on_while_the_database_is_away(

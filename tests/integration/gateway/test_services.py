@@ -105,7 +105,7 @@ def test_a_new_origin_demands_the_credential_anew(project: Project) -> None:
         ({"credential": "sk\n"+"x"}, "credential"),
         ({"auth": "basic"}, "auth"),
         ({"priority": -1}, "priority"),
-        ({"serves": ["chat", "telepathy"]}, "serves.1"),
+        ({"serves": ["chat", "telepathy"]}, "serves"),
         ({"connect_timeout_s": 0}, "connect_timeout_s"),
         ({"idle_timeout_s": float("nan")}, "idle_timeout_s"),
         ({"max_retries": 99}, "max_retries"),

@@ -189,11 +189,11 @@ def test_what_is_not_interpreted_goes_to_the_first_upstream() -> None:
 
 def test_the_price_of_a_call() -> None:
     price = Price(input=2.5, output=10, cached_input=1.25)
-    assert (
-        price.cost_microusd(prompt_tokens=1000, cached_tokens=400, completion_tokens=50) == 1500 + 500 + 500
-    )
+    assert price.microusd(prompt_tokens=1000, completion_tokens=50, cached_tokens=400) == 1500 + 500 + 500
     plain = Price(input=0.15, output=0.6)
-    assert plain.cost_microusd(prompt_tokens=10, cached_tokens=4, completion_tokens=1) == 2
+    assert plain.microusd(prompt_tokens=10, completion_tokens=1, cached_tokens=4) == 2
+    # Some providers count cached tokens beside the prompt's.
+    assert price.microusd(prompt_tokens=10, completion_tokens=0, cached_tokens=400) == 500
 
 
 def test_a_credential_is_not_printed_by_accident() -> None:
