@@ -1,14 +1,10 @@
 """OpenAI's chat completions at the gateway. How they are read is `telemetry.wire.chat`."""
 
-import json
 from typing import Any
-
-import orjson
 
 from gateway.dialects.base import Addition, Asked
 from gateway.dialects.hiding import LOGPROBS, TOKEN_IDS, USAGE, DocumentHiding, StreamHiding
 from gateway.dialects.requests import model_of, run_id_of, with_true, with_usage
-from gateway.errors import bad_request
 from telemetry.wire import chat as wire
 from telemetry.wire.answer import Answer
 from telemetry.wire.event_stream import DONE, EndWatch
@@ -59,32 +55,3 @@ class ChatDialect:
         if not hidden:
             return None
         return Addition(body, tuple(hidden), StreamHiding(hidden) if is_stream else DocumentHiding(hidden))
-
-
-NAME = ChatDialect.name
-PATH = ChatDialect.paths[0]
-
-
-def parse_request(body: bytes) -> Asked:
-    """Raises Refused (400), naming the field, for a body that no model could be found for."""
-    document = _load_request(body)
-    if not isinstance(document, dict):
-        raise bad_request("The request body must be a JSON object.")
-    return ChatDialect().parse_request(document)
-
-
-def _load_request(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        reason = error.msg
-    try:
-        # orjson is stricter than some upstreams, e.g. with lone surrogates: those may judge for themselves.
-        return json.loads(body.decode())
-    except (ValueError, RecursionError):
-        raise bad_request(f"The request body is not valid JSON: {reason}.") from None
-
-
-def parse_answer(body: bytes, *, is_stream: bool) -> Answer:
-    """Read an answer, whole or cut. Never raises on odd content: what cannot be read stays empty."""
-    return wire.read_answer(body, is_stream=is_stream)
