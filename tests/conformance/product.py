@@ -82,13 +82,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(condition: Callable[[], Any], sentence: str, timeout_s: float = START_TIMEOUT_S) -> None:
-    """Wait for a condition; end the program with the sentence when it does not come true."""
+def becomes_true(condition: Callable[[], Any], timeout_s: float = START_TIMEOUT_S) -> bool:
+    """Wait for a condition; whether it came true in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
-            raise SystemExit(sentence)
+            return False
         time.sleep(0.05)
+    return True
+
+
+def wait_until(condition: Callable[[], Any], sentence: str) -> None:
+    """Wait for a condition; end the program with the sentence when it does not come true."""
+    if not becomes_true(condition):
+        raise SystemExit(sentence)
 
 
 @contextmanager

@@ -1,0 +1,204 @@
+"""Agents written with other people's SDKs, each run twice: straight at a provider, and with only URL and key changed.
+
+An agent's run is right when it ended with the same report, the provider received the same bytes, and Ratchet captured
+every call of it as one run. What may differ in a request is named here, and nothing else may."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.conformance import packages
+from tests.conformance.product import Product, Project, becomes_true
+from tests.conformance.provider import script
+from tests.conformance.provider.server import Provider, Received, scripted_provider
+
+AGENTS = Path(__file__).resolve().parent / "agents"
+CREDENTIAL = "sk-the-provider-s-own"
+RUN_TIMEOUT_S = 120.0
+CAPTURE_TIMEOUT_S = 20.0
+
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "LANGCHAIN_TRACING_V2": "false",
+    "LANGSMITH_TRACING": "false",
+    "OPENAI_AGENTS_DISABLE_TRACING": "1",
+}
+"""No SDK reports to its maker."""
+
+MAY_DIFFER = {"host", "authorization", "x-api-key", "content-length", "connection", "sec-websocket-key"}
+"""Headers that belong to the caller, to one connection, or follow from the body."""
+
+USAGE_QUESTION = b'"stream_options":{"include_usage":true}'
+"""What Ratchet adds to a streamed chat completion whose client did not ask for the usage."""
+
+
+@dataclass(frozen=True)
+class Agent:
+    """A program that works one question off with an SDK."""
+
+    name: str
+    file: str
+    variables: Mapping[str, str] = field(default_factory=dict)
+    is_socket: bool = False
+
+    @property
+    def calls(self) -> int:
+        """How many calls a run makes, as the provider counts them."""
+        return 1 if self.is_socket else script.TURNS
+
+
+FLEET = (
+    Agent("openai (Python), chat completions", "openai_chat.py"),
+    Agent("openai (Python), responses", "openai_responses.py"),
+    Agent("openai (Node), chat completions", "openai_node.mjs"),
+    Agent("LangChain", "langchain_agent.py"),
+    Agent("OpenAI Agents SDK, responses", "openai_agents_sdk.py", {"API_SHAPE": "responses"}),
+    Agent("OpenAI Agents SDK, chat completions", "openai_agents_sdk.py", {"API_SHAPE": "chat_completions"}),
+    Agent("Vercel AI SDK, responses", "vercel_ai.mjs", {"PROVIDER": "openai"}),
+    Agent("Vercel AI SDK, chat completions", "vercel_ai.mjs", {"PROVIDER": "openai-chat"}),
+    Agent("Vercel AI SDK, openai-compatible", "vercel_ai.mjs", {"PROVIDER": "openai-compatible"}),
+    Agent("anthropic (Python), messages", "anthropic_messages.py"),
+    Agent("openai (Python), responses over WebSocket", "openai_responses_socket.py", is_socket=True),
+    Agent("openai (Python), realtime", "openai_realtime.py", is_socket=True),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of one agent."""
+
+    agent: Agent
+    faults: list[str]
+    """Sentences; none when all is right."""
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The agents as installed."""
+
+    python: Path
+    scripts: Path
+    """A copy beside `node_modules`: where Node looks for packages follows from where a file lies."""
+
+    def run(self, agent: Agent, *, base_url: str, key: str) -> tuple[dict[str, Any], str]:
+        """The agent's report, empty when it failed, and its last words."""
+        interpreter = str(self.python) if agent.file.endswith(".py") else "node"
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "PYTHON"))
+        }
+        environment |= {**QUIET, **agent.variables, "BASE_URL": base_url, "API_KEY": key}
+        try:
+            done = subprocess.run(
+                [interpreter, str(self.scripts / agent.file)],
+                env=environment, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return {}, f"not done after {RUN_TIMEOUT_S:.0f} s"
+        words = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        return (json.loads(done.stdout) if done.returncode == 0 else {}), words
+
+
+def install(home: Path, node: Path) -> Fleet:
+    """Fetch and prepare what the agents need, under `home`; `node` is the folder of `node_modules`."""
+    scripts = node / "agents"
+    shutil.rmtree(scripts, ignore_errors=True)
+    shutil.copytree(AGENTS, scripts)
+    return Fleet(packages.python_with(AGENTS / "requirements.txt", home / "agents-venv"), scripts)
+
+
+def compare(fleet: Fleet, product: Product) -> list[Finding]:
+    """Run every agent both ways."""
+    with scripted_provider() as provider:
+        project = product.create_project("agents", upstream=provider.base_url, credential=CREDENTIAL)
+        findings = []
+        for number, agent in enumerate(FLEET):
+            print(f"{agent.name} ...", flush=True)
+            run = f"{number:02d}q7w8e9"
+            findings.append(Finding(agent, list(_faults(fleet, agent, run, provider, project))))
+        return findings
+
+
+def _faults(fleet: Fleet, agent: Agent, run: str, provider: Provider, project: Project) -> list[str]:
+    provider.begin(run)
+    direct, words = fleet.run(agent, base_url=provider.base_url, key=CREDENTIAL)
+    sent = provider.received
+    if direct.get("answer") != script.ANSWER or len(direct["tools"]) != len(script.CALLS):
+        return [f"directly, it did not do its work: {words}"]
+    known = {call["id"] for call in project.calls()}
+    provider.begin(run)
+    through, words = fleet.run(agent, base_url=project.base_url, key=project.key)
+    if not through:
+        return [f"through the gateway, it failed: {words}"]
+    faults = [
+        f"`{name}` is {through[name]!r}, directly {direct[name]!r}"
+        for name in direct
+        if through[name] != direct[name]
+    ]
+    faults += _request_faults(sent, provider.received, project.key)
+    return faults + _capture_faults(agent, project, known)
+
+
+def _request_faults(direct: Sequence[Received], through: Sequence[Received], key: str) -> list[str]:
+    """How what the provider received differs from what it received directly."""
+    if [(r.method, r.path) for r in direct] != [(r.method, r.path) for r in through]:
+        return [f"the provider got {[(r.method, r.path) for r in through]}"]
+    faults = []
+    for number, (expected, found) in enumerate(zip(direct, through, strict=True), 1):
+        if key in str(found.headers) or key.encode() in found.body:
+            faults.append(f"request {number}: the project's key reached the provider")
+        if expected.body != found.body and expected.body != without_usage_question(found.body):
+            faults.append(f"request {number}: the body differs")
+        if expected.frames != found.frames:
+            faults.append(f"request {number}: the frames differ")
+        missing = sorted(set(_comparable(expected)) - set(_comparable(found)))
+        added = sorted(set(_comparable(found)) - set(_comparable(expected)))
+        if missing or added:
+            faults.append(f"request {number}: headers missing {missing}, added {added}")
+    return faults
+
+
+def _comparable(received: Received) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in received.headers if name not in MAY_DIFFER]
+
+
+def without_usage_question(body: bytes) -> bytes:
+    """The body as it was before Ratchet asked for the usage."""
+    for spelled in (b"," + USAGE_QUESTION, USAGE_QUESTION + b","):
+        if spelled in body:
+            return body.replace(spelled, b"", 1)
+    return body
+
+
+def _capture_faults(agent: Agent, project: Project, known: set[str]) -> list[str]:
+    """What is wrong with the calls that were captured since `known`."""
+
+    def captured() -> list[dict[str, Any]]:
+        return [call for call in project.calls() if call["id"] not in known]
+
+    def are_stitched() -> bool:
+        calls = captured()
+        return len(calls) >= agent.calls and all(call["run_id"] for call in calls)
+
+    becomes_true(are_stitched, CAPTURE_TIMEOUT_S)
+    calls = captured()
+    if len(calls) != agent.calls:
+        return [f"{len(calls)} of {agent.calls} calls were captured"]
+    faults = [
+        f"a call was captured as {call['outcome']}, status {call['status_code']}"
+        for call in calls
+        if call["outcome"] != "complete"
+    ]
+    runs = {call["run_id"] for call in calls}
+    if None in runs:
+        faults.append("its calls were captured, but are not stitched")
+    elif len(runs) != 1:
+        faults.append(f"its calls were stitched into {len(runs)} runs")
+    tokens = [(call.get("prompt_tokens"), call.get("completion_tokens")) for call in calls]
+    if not agent.is_socket and set(tokens) != {(script.PROMPT_TOKENS, script.COMPLETION_TOKENS)}:
+        faults.append(f"the usage captured is {tokens}")
+    return faults
