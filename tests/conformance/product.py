@@ -1,4 +1,4 @@
-"""Ratchet as a user has it, for the time of a check: embedded servers, gateway, ingest and console, all real processes.
+"""Ratchet as a user has it, for the time of a check: embedded servers and all processes that a call passes.
 
 Its home is a folder of its own, emptied at every start. Uses the command line, the gateway's port and the control API;
 looks into nothing."""
@@ -6,7 +6,6 @@ looks into nothing."""
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -20,10 +19,13 @@ from typing import Any
 import httpx
 
 from config import embedded, environment
+from config.run import programs
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
+LEFT_OUT = {"policy", "trainer"}
+"""Programs that no call to a provider needs."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def becomes_true(condition: Callable[[], Any], timeout_s: float = START_TIMEOUT_
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.05)
+        time.sleep(0.1)
     return True
 
 
@@ -118,14 +120,6 @@ def running_product(home: Path) -> Iterator[Product]:
     product = Product(home, variables)
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(name: str, *arguments: str) -> None:
-        with (home / f"{name}.log").open("ab") as log:
-            started.append(
-                subprocess.Popen(
-                    [sys.executable, *arguments], cwd=ROOT, env=variables, stdout=log, stderr=log
-                )
-            )
-
     def are_ready() -> bool:
         for process in started:
             if process.poll() is not None:
@@ -135,17 +129,18 @@ def running_product(home: Path) -> Iterator[Product]:
     try:
         embedded.start(env)
         product._manage("migrate", "--verbosity", "0")
-        start("gateway", "-m", "gateway", "--host", "127.0.0.1", "--port", str(gateway))
-        start("ingest", "manage.py", "ingest")
-        start(
-            "console", "-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(console),
-            "--workers", "1", "--log-level", "warning", "config.wsgi:application",
-        )  # fmt: skip
+        for program in sorted(programs(env), key=lambda program: program.start_order):
+            if program.name not in LEFT_OUT:
+                with (home / f"{program.name}.log").open("ab") as log:
+                    process = subprocess.Popen(
+                        program.arguments, cwd=ROOT, env=variables, stdout=log, stderr=log
+                    )
+                started.append(process)
         wait_until(are_ready, f"the product did not get ready; its logs are in {home}")
         yield product
     finally:
         for process in started:
-            process.send_signal(signal.SIGTERM)
+            process.terminate()
         for process in started:
             try:
                 process.wait(STOP_TIMEOUT_S)
@@ -163,6 +158,6 @@ def answers(url: str) -> bool:
 
 
 def _knows(project: Project) -> bool:
-    """Whether the gateway lets the key in. Feedback that says nothing is refused only after that, and leaves no trace."""
+    """Whether the gateway lets the key in. Feedback that says nothing is refused only after that, without trace."""
     headers = {"authorization": f"Bearer {project.key}"}
     return httpx.post(f"{project.base_url}/feedback", headers=headers, json={}).status_code not in {401, 503}

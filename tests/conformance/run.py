@@ -16,7 +16,7 @@ def main() -> int:
     modules = packages.node_modules(HERE / "package.json", home / "node")
     suite = openai_python.install(home, modules)
     with running_product(home / "product") as product:
-        c = openai_python.compare(suite, product, only_named=bool(os.environ.get('NAMED')))
+        c = openai_python.compare(suite, product, only_named=bool(os.environ.get("NAMED")))
     for x in (c.of_named_files(), c):
         print(x.asked, x.passed(x.direct), x.passed(x.through), len(x.differing))
         print("\n".join(x.differing[:300]))

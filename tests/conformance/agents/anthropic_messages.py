@@ -20,7 +20,9 @@ while not report.answer:
     ) as stream:
         report.pieces += sum(event.type == "content_block_delta" for event in stream)
         message = stream.get_final_message()
-    messages.append({"role": "assistant", "content": [b.model_dump(exclude_none=True) for b in message.content]})
+    messages.append(
+        {"role": "assistant", "content": [b.model_dump(exclude_none=True) for b in message.content]}
+    )
     results = [
         {"type": "tool_result", "tool_use_id": b.id, "content": report.use(b.name, json.dumps(b.input))}
         for b in message.content

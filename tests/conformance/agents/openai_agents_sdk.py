@@ -5,7 +5,14 @@ import os
 from typing import Any
 
 import desk
-from agents import Agent, Runner, function_tool, set_default_openai_api, set_default_openai_client, set_tracing_disabled
+from agents import (
+    Agent,
+    Runner,
+    function_tool,
+    set_default_openai_api,
+    set_default_openai_client,
+    set_tracing_disabled,
+)
 from openai import AsyncOpenAI
 
 report = desk.Report()
@@ -27,11 +34,16 @@ def send_replacement(number: str, reason: str) -> str:
 
 async def main() -> None:
     set_tracing_disabled(True)
-    set_default_openai_client(AsyncOpenAI(base_url=desk.BASE_URL, api_key=desk.API_KEY), use_for_tracing=False)
+    set_default_openai_client(
+        AsyncOpenAI(base_url=desk.BASE_URL, api_key=desk.API_KEY), use_for_tracing=False
+    )
     shape: Any = os.environ["API_SHAPE"]
     set_default_openai_api(shape)
     agent = Agent(
-        name="Order desk", instructions=desk.INSTRUCTIONS, model=desk.MODEL, tools=[find_order, send_replacement]
+        name="Order desk",
+        instructions=desk.INSTRUCTIONS,
+        model=desk.MODEL,
+        tools=[find_order, send_replacement],
     )
     running = Runner.run_streamed(agent, desk.QUESTION)
     async for event in running.stream_events():

@@ -12,12 +12,17 @@ messages: list[Any] = [
     {"role": "user", "content": desk.QUESTION},
 ]
 tools: Any = [
-    {"type": "function", "function": {"name": name, "description": tool.__doc__, "parameters": desk.PARAMETERS[name]}}
+    {
+        "type": "function",
+        "function": {"name": name, "description": tool.__doc__, "parameters": desk.PARAMETERS[name]},
+    }
     for name, tool in desk.TOOLS.items()
 ]
 while not report.answer:
     with client.chat.completions.stream(model=desk.MODEL, messages=messages, tools=tools) as stream:
-        report.pieces += sum(event.type in {"content.delta", "tool_calls.function.arguments.delta"} for event in stream)
+        report.pieces += sum(
+            event.type in {"content.delta", "tool_calls.function.arguments.delta"} for event in stream
+        )
         message = stream.get_final_completion().choices[0].message
     messages.append(message.model_dump(exclude_none=True, exclude={"parsed"}))
     for call in message.tool_calls or []:

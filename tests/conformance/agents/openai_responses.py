@@ -9,7 +9,13 @@ client = OpenAI(base_url=desk.BASE_URL, api_key=desk.API_KEY)
 report = desk.Report()
 history: list[Any] = [{"role": "user", "content": desk.QUESTION}]
 tools: Any = [
-    {"type": "function", "name": name, "description": tool.__doc__, "parameters": desk.PARAMETERS[name], "strict": True}
+    {
+        "type": "function",
+        "name": name,
+        "description": tool.__doc__,
+        "parameters": desk.PARAMETERS[name],
+        "strict": True,
+    }
     for name, tool in desk.TOOLS.items()
 ]
 while not report.answer:

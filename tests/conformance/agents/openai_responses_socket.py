@@ -8,7 +8,13 @@ from openai import OpenAI
 client = OpenAI(base_url=desk.BASE_URL, api_key=desk.API_KEY)
 report = desk.Report()
 tools: Any = [
-    {"type": "function", "name": name, "description": tool.__doc__, "parameters": desk.PARAMETERS[name], "strict": True}
+    {
+        "type": "function",
+        "name": name,
+        "description": tool.__doc__,
+        "parameters": desk.PARAMETERS[name],
+        "strict": True,
+    }
     for name, tool in desk.TOOLS.items()
 ]
 news: list[Any] = [{"role": "user", "content": desk.QUESTION}]
@@ -25,7 +31,11 @@ with client.responses.connect() as connection:
         response = event.response  # type: ignore[union-attr]
         previous = {"previous_response_id": response.id}
         news = [
-            {"type": "function_call_output", "call_id": item.call_id, "output": report.use(item.name, item.arguments)}
+            {
+                "type": "function_call_output",
+                "call_id": item.call_id,
+                "output": report.use(item.name, item.arguments),
+            }
             for item in response.output
             if item.type == "function_call"
         ]

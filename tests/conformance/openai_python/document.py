@@ -33,9 +33,7 @@ REPLACED = {
 }
 """Operations that the published document has in an older form than the SDK's tests expect."""
 
-_OPERATION = re.compile(
-    r'<code title="(?P<method>[a-z]+) (?P<path>/[^"?]*)">.*? -> (?P<answer>.*?)</code>'
-)
+_OPERATION = re.compile(r'<code title="(?P<method>[a-z]+) (?P<path>/[^"?]*)">.*? -> (?P<answer>.*?)</code>')
 _MODEL = re.compile(r'<a href="(?:\./)?src/(?P<file>[^"]+)\.py">(?P<name>\w+)(?:\[(?P<item>\w+)\])?</a>')
 
 

@@ -90,7 +90,8 @@ class Suite:
             running = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             wait_until(
-                lambda: answers(f"http://127.0.0.1:{port}/_x-steady/health"), "the mock provider did not start"
+                lambda: answers(f"http://127.0.0.1:{port}/_x-steady/health"),
+                "the mock provider did not start",
             )
             yield f"http://127.0.0.1:{port}/v1"
         finally:

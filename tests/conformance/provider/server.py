@@ -53,9 +53,7 @@ class Provider:
         return app
 
     def _keep(self, request: web.Request, body: bytes = b"") -> Received:
-        headers = [
-            (name.decode().lower(), value.decode("latin-1")) for name, value in request.raw_headers
-        ]
+        headers = [(name.decode().lower(), value.decode("latin-1")) for name, value in request.raw_headers]
         self.received.append(Received(request.method, request.raw_path, headers, body))
         return self.received[-1]
 
