@@ -45,16 +45,25 @@ class Agent:
     file: str
     variables: Mapping[str, str] = field(default_factory=dict)
     is_socket: bool = False
+    shows_history: bool = True
+    """Its requests repeat the conversation, which is what stitches calls into a run; where they name an earlier response
+    or share a connection instead, the run is not judged."""
 
     @property
     def calls(self) -> int:
-        """How many calls a run makes, as the provider counts them."""
-        return 1 if self.is_socket else script.TURNS
+        """How many calls Ratchet should keep of a run: one a turn, and one for a WebSocket connection itself."""
+        return script.TURNS + self.is_socket
 
 
 FLEET = (
     Agent("openai (Python), chat completions", "openai_chat.py"),
-    Agent("openai (Python), responses", "openai_responses.py"),
+    Agent("openai (Python), responses", "openai_responses.py", {"CONTINUES_BY": "history"}),
+    Agent(
+        "openai (Python), responses by `previous_response_id`",
+        "openai_responses.py",
+        {"CONTINUES_BY": "id"},
+        shows_history=False,
+    ),
     Agent("openai (Node), chat completions", "openai_node.mjs"),
     Agent("LangChain", "langchain_agent.py"),
     Agent("OpenAI Agents SDK, responses", "openai_agents_sdk.py", {"API_SHAPE": "responses"}),
@@ -63,8 +72,13 @@ FLEET = (
     Agent("Vercel AI SDK, chat completions", "vercel_ai.mjs", {"PROVIDER": "openai-chat"}),
     Agent("Vercel AI SDK, openai-compatible", "vercel_ai.mjs", {"PROVIDER": "openai-compatible"}),
     Agent("anthropic (Python), messages", "anthropic_messages.py"),
-    Agent("openai (Python), responses over WebSocket", "openai_responses_socket.py", is_socket=True),
-    Agent("openai (Python), realtime", "openai_realtime.py", is_socket=True),
+    Agent(
+        "openai (Python), responses over WebSocket",
+        "openai_responses_socket.py",
+        is_socket=True,
+        shows_history=False,
+    ),
+    Agent("openai (Python), realtime", "openai_realtime.py", is_socket=True, shows_history=False),
 )
 
 
@@ -73,6 +87,8 @@ class Finding:
     """What came of one agent."""
 
     agent: Agent
+    calls: int
+    """How many calls of the run through the gateway were captured."""
     faults: list[str]
     """Sentences; none when all is right."""
 
@@ -118,29 +134,29 @@ def compare(fleet: Fleet, product: Product) -> list[Finding]:
         findings = []
         for number, agent in enumerate(FLEET):
             print(f"{agent.name} ...", flush=True)
-            run = f"{number:02d}q7w8e9"
-            findings.append(Finding(agent, list(_faults(fleet, agent, run, provider, project))))
+            findings.append(_compare(fleet, agent, f"{number:02d}q7w8e9", provider, project))
         return findings
 
 
-def _faults(fleet: Fleet, agent: Agent, run: str, provider: Provider, project: Project) -> list[str]:
+def _compare(fleet: Fleet, agent: Agent, run: str, provider: Provider, project: Project) -> Finding:
     provider.begin(run)
     direct, words = fleet.run(agent, base_url=provider.base_url, key=CREDENTIAL)
     sent = provider.received
     if direct.get("answer") != script.ANSWER or len(direct["tools"]) != len(script.CALLS):
-        return [f"directly, it did not do its work: {words}"]
+        return Finding(agent, 0, [f"directly, it did not do its work: {words}"])
     known = {call["id"] for call in project.calls()}
     provider.begin(run)
     through, words = fleet.run(agent, base_url=project.base_url, key=project.key)
     if not through:
-        return [f"through the gateway, it failed: {words}"]
+        return Finding(agent, 0, [f"through the gateway, it failed: {words}"])
     faults = [
         f"`{name}` is {through[name]!r}, directly {direct[name]!r}"
         for name in direct
         if through[name] != direct[name]
     ]
     faults += _request_faults(sent, provider.received, project.key)
-    return faults + _capture_faults(agent, project, known)
+    calls = _captured(agent, project, known)
+    return Finding(agent, len(calls), faults + _capture_faults(agent, calls))
 
 
 def _request_faults(direct: Sequence[Received], through: Sequence[Received], key: str) -> list[str]:
@@ -176,31 +192,39 @@ def without_usage_question(body: bytes) -> bytes:
     return body
 
 
-def _capture_faults(agent: Agent, project: Project, known: set[str]) -> list[str]:
-    """What is wrong with the calls that were captured since `known`."""
-
-    def captured() -> list[dict[str, Any]]:
-        return [call for call in project.calls() if call["id"] not in known]
+def _captured(agent: Agent, project: Project, known: Set[str]) -> list[dict[str, Any]]:
+    """The calls that were captured since `known`, once they are all there and stitched; as they are after a while."""
+    calls: list[dict[str, Any]] = []
 
     def are_stitched() -> bool:
-        calls = captured()
-        return len(calls) >= agent.calls and all(call["run_id"] for call in calls)
+        calls[:] = [call for call in project.calls() if call["id"] not in known]
+        return len(calls) >= agent.calls and all(call["run_id"] for call in calls if _is_turn(call))
 
     becomes_true(are_stitched, CAPTURE_TIMEOUT_S)
-    calls = captured()
+    return calls
+
+
+def _capture_faults(agent: Agent, calls: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is wrong with the record of a run."""
     if len(calls) != agent.calls:
-        return [f"{len(calls)} of {agent.calls} calls were captured"]
+        return [f"{len(calls)} calls were captured, not {agent.calls}"]
     faults = [
         f"a call was captured as {call['outcome']}, status {call['status_code']}"
         for call in calls
         if call["outcome"] != "complete"
     ]
-    runs = {call["run_id"] for call in calls}
+    turns = [call for call in calls if _is_turn(call)]
+    tokens = [(call["prompt_tokens"], call["completion_tokens"]) for call in turns]
+    if set(tokens) != {(script.PROMPT_TOKENS, script.COMPLETION_TOKENS)}:
+        faults.append(f"the usage captured is {tokens}")
+    runs = {call["run_id"] for call in turns}
     if None in runs:
         faults.append("its calls were captured, but are not stitched")
-    elif len(runs) != 1:
+    elif agent.shows_history and len(runs) != 1:
         faults.append(f"its calls were stitched into {len(runs)} runs")
-    tokens = [(call.get("prompt_tokens"), call.get("completion_tokens")) for call in calls]
-    if not agent.is_socket and set(tokens) != {(script.PROMPT_TOKENS, script.COMPLETION_TOKENS)}:
-        faults.append(f"the usage captured is {tokens}")
     return faults
+
+
+def _is_turn(call: Mapping[str, Any]) -> bool:
+    """Whether the call asked the model something: opening a WebSocket does not."""
+    return bool(call["model_requested"])

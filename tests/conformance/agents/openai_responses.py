@@ -1,5 +1,7 @@
-"""The official `openai` package: responses, the history sent along."""
+"""The official `openai` package: responses. CONTINUES_BY says how a turn continues the one before: `history`, sent along,
+or `id`, kept by the provider."""
 
+import os
 from typing import Any
 
 import desk
@@ -7,7 +9,9 @@ from openai import OpenAI
 
 client = OpenAI(base_url=desk.BASE_URL, api_key=desk.API_KEY)
 report = desk.Report()
-history: list[Any] = [{"role": "user", "content": desk.QUESTION}]
+sends_history = os.environ["CONTINUES_BY"] == "history"
+asked: list[Any] = [{"role": "user", "content": desk.QUESTION}]
+previous: dict[str, Any] = {}
 tools: Any = [
     {
         "type": "function",
@@ -20,14 +24,23 @@ tools: Any = [
 ]
 while not report.answer:
     with client.responses.stream(
-        model=desk.MODEL, instructions=desk.INSTRUCTIONS, input=history, tools=tools
+        model=desk.MODEL, instructions=desk.INSTRUCTIONS, input=asked, tools=tools, **previous
     ) as stream:
         report.pieces += sum(event.type.endswith(".delta") for event in stream)
         response = stream.get_final_response()
-    for item in response.output:
-        history.append(item.model_dump(exclude_none=True, exclude={"parsed_arguments"}))
-        if item.type == "function_call":
-            result = report.use(item.name, item.arguments)
-            history.append({"type": "function_call_output", "call_id": item.call_id, "output": result})
+    results = [
+        {
+            "type": "function_call_output",
+            "call_id": item.call_id,
+            "output": report.use(item.name, item.arguments),
+        }
+        for item in response.output
+        if item.type == "function_call"
+    ]
+    if sends_history:
+        items = [item.model_dump(exclude_none=True, exclude={"parsed_arguments"}) for item in response.output]
+        asked = [*asked, *items, *results]
+    else:
+        asked, previous = results, {"previous_response_id": response.id}
     report.answer = response.output_text
 report.print()
