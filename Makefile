@@ -72,7 +72,7 @@ bench: bench-learning ## every benchmark; tables go to docs/benchmarks.md
 bench-learning: $(READY) ## does learning work? 3 seeds, 300 held-out tasks, and a shuffled-reward control
 	$(BIN)/python tests/benchmarks/bench_learning.py
 
-conformance: $(READY) ## OpenAI's own tests and agents of six SDKs, directly and through the gateway: 10 minutes
+conformance: $(READY) ## OpenAI's own tests and agents of six SDKs, directly and through the gateway: 5 minutes
 	@$(BIN)/python -m tests.conformance
 
 clean: ## stop the embedded servers and delete all state of this folder's home

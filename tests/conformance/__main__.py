@@ -4,6 +4,8 @@ Fetches what it needs from PyPI and npm into `$RATCHET_HOME/conformance`; what r
 
 import argparse
 import os
+import signal
+import sys
 from pathlib import Path
 
 from tests.conformance import agent_runs, packages
@@ -19,6 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.conformance", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="OpenAI's tests of the named files only")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # stops what was started
     home = Path(os.environ.get("RATCHET_HOME", ".ratchet")).absolute()
     place = home / "conformance"
     place.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,10 @@ QUIET = {
     "LANGCHAIN_TRACING_V2": "false",
     "LANGSMITH_TRACING": "false",
     "OPENAI_AGENTS_DISABLE_TRACING": "1",
+    # Whatever an SDK would send elsewhere all the same ends at a port that nobody listens on.
+    "HTTP_PROXY": "http://127.0.0.1:9",
+    "HTTPS_PROXY": "http://127.0.0.1:9",
+    "NO_PROXY": "127.0.0.1",
 }
 """No SDK reports to its maker."""
 
@@ -46,8 +51,8 @@ class Agent:
     variables: Mapping[str, str] = field(default_factory=dict)
     is_socket: bool = False
     shows_history: bool = True
-    """Its requests repeat the conversation, which is what stitches calls into a run; where they name an earlier response
-    or share a connection instead, the run is not judged."""
+    """Its requests repeat the conversation, which is what stitches calls into a run; where they name an earlier
+    response or share a connection instead, the run is not judged."""
 
     @property
     def calls(self) -> int:
@@ -173,15 +178,15 @@ def _request_faults(direct: Sequence[Received], through: Sequence[Received], key
             faults.append(f"request {number}: the frames differ")
         # To take the usage out again, Ratchet has to read the answer: it asks for it uncompressed.
         may_differ = MAY_DIFFER | ({"accept-encoding"} if expected.body != found.body else set())
-        missing = sorted(set(_headers(expected, may_differ)) - set(_headers(found, may_differ)))
-        added = sorted(set(_headers(found, may_differ)) - set(_headers(expected, may_differ)))
-        if missing or added:
+        sent, arrived = _headers(expected, may_differ), _headers(found, may_differ)
+        if sent != arrived:
+            missing, added = sorted((sent - arrived).elements()), sorted((arrived - sent).elements())
             faults.append(f"request {number}: headers missing {missing}, added {added}")
     return faults
 
 
-def _headers(received: Received, but: Set[str]) -> list[tuple[str, str]]:
-    return [(name, value) for name, value in received.headers if name not in but]
+def _headers(received: Received, but: Set[str]) -> Counter[tuple[str, str]]:
+    return Counter((name, value) for name, value in received.headers if name not in but)
 
 
 def without_usage_question(body: bytes) -> bytes:

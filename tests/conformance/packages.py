@@ -39,7 +39,7 @@ def node_modules(manifest: Path, place: Path) -> Path:
     """The `node_modules` folder of what package.json and its lock name."""
     lock = manifest.with_name("package-lock.json")
     if shutil.which("npm") is None:
-        raise SystemExit("make conformance needs Node.js 22 or newer with npm: its mock provider runs on it")
+        raise SystemExit("make conformance needs Node.js 20 or newer with npm: the JavaScript SDKs run on it")
     if _is_new(place, lock):
         place.mkdir(parents=True, exist_ok=True)
         for file in (manifest, lock):

@@ -50,7 +50,7 @@ def _suite_rows(files: str, comparison: Comparison, *, all_must_pass: bool) -> l
 
 
 def publish(comparison: Comparison, findings: Sequence[Finding], *, home: Path, is_complete: bool) -> bool:
-    """Tell the outcome; True when everything is as it should be. A part of the suite alone is shown, not written down."""
+    """Tell the outcome; True when all is as it should be. What is not complete is shown, and not written down."""
     table = rows(comparison, findings)
     lines = ["| what | measured | unit | target | holds |", "|---|---|---|---|---|"]
     lines += [

@@ -1,5 +1,5 @@
-"""The official `openai` package: responses. CONTINUES_BY says how a turn continues the one before: `history`, sent along,
-or `id`, kept by the provider."""
+"""The official `openai` package: responses. CONTINUES_BY says how a turn continues the one before: by `history`,
+sent along, or by the earlier response's `id`."""
 
 import os
 from typing import Any
