@@ -13,7 +13,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 TEST_HOME := $(CURDIR)/.ratchet/test
 
-.PHONY: help setup demo run test test-fast test-integration test-browser check format bench bench-learning clean
+.PHONY: help setup demo run test test-fast test-integration test-browser check format bench bench-learning conformance clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 20
@@ -71,6 +71,9 @@ bench: bench-learning ## every benchmark; tables go to docs/benchmarks.md
 
 bench-learning: $(READY) ## does learning work? 3 seeds, 300 held-out tasks, and a shuffled-reward control
 	$(BIN)/python tests/benchmarks/bench_learning.py
+
+conformance: $(READY) ## OpenAI's own tests and agents of six SDKs, directly and through the gateway: 5 minutes
+	@$(BIN)/python -m tests.conformance
 
 clean: ## stop the embedded servers and delete all state of this folder's home
 	@test ! -x $(BIN)/python || $(BIN)/python manage.py stop_servers
