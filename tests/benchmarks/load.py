@@ -1,6 +1,6 @@
 """The load generator: sends one request again and again to one port and says how long the answers took.
 
-`python tests/benchmarks/load.py` reads a plan as JSON on standard input and prints what came of it as JSON. In a
+`python -m tests.benchmarks.load` reads a plan as JSON on standard input and prints what came of it as JSON. In a
 closed loop a connection sends its next request when it has the answer to the last one. In an open loop requests
 are due at a constant rate, however slow the answers are, and a latency counts from when the request was due: a
 gateway that stalls cannot hide the wait of the requests behind the stall (wrk's closed loop guesses at them and
@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import mock_upstream
+from tests.benchmarks import mock_upstream
 
 DRAIN_S = 3.0
 """How long answers may still arrive after the last request was due."""
@@ -85,6 +85,8 @@ class Outcome:
     events: int = 0
     """Server-sent events of all streams."""
     seconds: float = 0.0
+    cpu_s: float = 0.0
+    """Processor time of the load generator itself."""
     p50_ms: float = 0.0
     p99_ms: float = 0.0
     first_byte_p50_ms: float = 0.0
@@ -123,7 +125,8 @@ class Arrivals:
 
 def unchunk(body: bytes) -> bytes:
     """The content of a chunked body. Raises ValueError where it is none."""
-    pieces, at = [], 0
+    pieces: list[bytes] = []
+    at = 0
     while True:
         end = body.index(b"\r\n", at)
         size = int(body[at:end], 16)
@@ -331,6 +334,7 @@ class _Run:
 
     def _summarise(self) -> None:
         outcome = self.outcome
+        outcome.cpu_s = time.process_time()
         if self.latencies:
             latencies, first_bytes = sorted(self.latencies), sorted(self.first_bytes)
             outcome.p50_ms, outcome.p99_ms = (1000 * percentile(latencies, s) for s in (0.5, 0.99))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pinned import CannotStart, Process, free_port
+from tests.benchmarks.pinned import CannotStart, Process, free_port
 
 PINS = Path(__file__).parent / "pins"
 PATH = "/v1/chat/completions"
@@ -98,7 +98,11 @@ class LiteLLM(Peer):
             "model_list": [
                 {
                     "model_name": "gpt-4o",
-                    "litellm_params": {"model": "openai/gpt-4o", "api_base": origin, "api_key": "sk-upstream"},
+                    "litellm_params": {
+                        "model": "openai/gpt-4o",
+                        "api_base": origin,
+                        "api_key": "sk-upstream",
+                    },
                 }
             ],
             "litellm_settings": {"telemetry": False},

@@ -66,6 +66,12 @@ class Process:
             lines = self.log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
             raise CannotStart(f"it ended with status {self._process.returncode}: {lines[-1][:200]}")
 
+    def pin(self, cores: Sequence[int]) -> None:
+        """Move all its threads to these cores."""
+        for process in self._family():
+            for thread in process.threads():
+                os.sched_setaffinity(thread.id, cores)
+
     def memory_mb(self) -> float:
         """Resident memory of the process and its children, in MB of 10^6 bytes."""
         return sum(process.memory_info().rss for process in self._family()) / 1e6
