@@ -71,7 +71,7 @@ def soak(bench: Bench, home: Installation) -> Soak:
     with home.gateways([bench.gateway_core]) as ([process], door):
         for number in range(SOAK_STEPS):
             outcomes.append(
-                bench.load(door, is_stream=number % 5 == 0, connections=8, requests=step, seconds=600)
+                bench.load(door, is_stream=number % 5 == 0, connections=8, requests=step, seconds=120)
             )
             memory_mb.append(process.memory_mb())
         seconds = time.monotonic() - began

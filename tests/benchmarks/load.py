@@ -241,6 +241,9 @@ class _Run:
         self._count_unanswered(min(now, self._end + DRAIN_S))
         self.outcome.seconds = self.plan.seconds if self.plan.rate else min(now, self._end) - self._begin
         self._summarise()
+        for connection in self._by_number.values():
+            connection.socket.close()
+        self._epoll.close()
         return self.outcome
 
     def _wait_s(self, due: float | None, now: float) -> float:

@@ -6,6 +6,7 @@ on one core, with logging down, nothing captured unless it cannot be without, an
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -54,8 +55,7 @@ class Nginx(Peer):
     language = "C"
 
     def install(self, folder: Path, say: Say) -> None:
-        found = subprocess.run(["sh", "-c", "command -v nginx"], capture_output=True, check=False)
-        if found.returncode != 0:
+        if shutil.which("nginx") is None:
             raise CannotStart("not installed: apt-get install nginx-light")
 
     def launch(self, folder: Path, upstream_port: int, core: int) -> tuple[Process, Door]:
