@@ -30,6 +30,8 @@ class Figures:
     kept_per_second: float | None = None
     """Answers per second when OPEN_RATE were asked for."""
     added_first_byte_ms: float | None = None
+    cpu_per_request_us: float | None = None
+    """Over eight connections, whole answers."""
     cpu_per_chunk_us: float | None = None
     memory_mb: float | None = None
     """Resident, after the closed loops."""
@@ -150,7 +152,8 @@ def grids(figures: Sequence[Figures]) -> list[Grid]:
             ("added p50", "ms"),
             ("added p99", "ms"),
             ("added time to first byte", "ms"),
-            ("processor time for a chunk", "us"),
+            ("processor time for a request", "us"),
+            ("for a chunk", "us"),
             ("memory", "MB"),
             ("wrong answers", ""),
         ],
@@ -162,6 +165,7 @@ def grids(figures: Sequence[Figures]) -> list[Grid]:
                     each.added_p50_ms,
                     each.added_p99_ms,
                     each.added_first_byte_ms,
+                    each.cpu_per_request_us,
                     each.cpu_per_chunk_us,
                     each.memory_mb,
                     each.errors if each.sent else None,

@@ -71,10 +71,14 @@ class Bench:
         self._task = self.progress.add_task("", total=None)
 
     def say(self, line: str) -> None:
+        """Print a line above the bar."""
         self.progress.console.print(line, highlight=False)
 
     def begin(self, name: str, steps: int) -> None:
+        """Show that a part begins; each load is a step of it."""
         self.progress.reset(self._task, total=steps, description=name)
+        if not self.progress.console.is_terminal:  # a log shows no bar
+            self.say(f"{name} ...")
 
     def load(
         self,
@@ -120,7 +124,8 @@ class Bench:
         self.begin(figures.name, len(CONNECTIONS) * 2 + (rounds * 4 + 1 if process else 0))
         for is_stream in (False, True):
             for connections in CONNECTIONS:
-                figures.closed[is_stream, connections] = figures.count(
+                before_s = process.cpu_s() if process else 0.0
+                outcome = figures.closed[is_stream, connections] = figures.count(
                     self.load(
                         door,
                         is_stream=is_stream,
@@ -129,6 +134,9 @@ class Bench:
                         warm_up_s=self.times.warm_up_s,
                     )
                 )
+                if process and (is_stream, connections) == (False, 8):
+                    took_s = process.cpu_s() - before_s
+                    figures.cpu_per_request_us = round(1e6 * took_s / outcome.sent, 1)
         if process is None:
             return
         figures.memory_mb = round(process.memory_mb(), 1)

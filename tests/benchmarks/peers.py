@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.benchmarks.pinned import CannotStart, Process, free_port
+from tests.benchmarks.pinned import START_TIMEOUT_S, CannotStart, Process, free_port
 
 PINS = Path(__file__).parent / "pins"
 PATH = "/v1/chat/completions"
@@ -132,7 +132,9 @@ class Portkey(Peer):
             return
         for name in ("package.json", "package-lock.json"):
             (folder / name).write_bytes((pins / name).read_bytes())
-        _command(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder, say)
+        _command(
+            ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"], folder, say
+        )
         _mark_installed(folder, pins / "package-lock.json")
 
     def launch(self, folder: Path, upstream_port: int, core: int) -> tuple[Process, Door]:
@@ -185,7 +187,7 @@ threading.Event().wait()
             """)
         command = [str(folder / "venv/bin/python"), "-c", self._START, "tensorzero.toml"]
         process = Process(command, log=folder / "tensorzero.log", cores=[core], RUST_LOG="error")
-        deadline = time.monotonic() + INSTALL_TIMEOUT_S
+        deadline = time.monotonic() + START_TIMEOUT_S
         while not (said := re.search(r"http://127\.0\.0\.1:(\d+)(\S*)", process.log.read_text())):
             process.require_alive()
             if time.monotonic() > deadline:

@@ -1,7 +1,8 @@
 """Ratchet under a benchmark: a real gateway process, its PostgreSQL, a project with an upstream, its spool.
 
 Capture is on as in production: records go to the spool on the disk. Ingest does not run, so that the spool can be
-counted against the requests that were sent; `drain` then lets it run alone."""
+counted against the requests that were sent; `drain` then lets it run alone. Knows the home's layout, and how the
+product starts what it embeds; the gateway itself is only ever a process with a port."""
 
 import json
 import os
@@ -120,7 +121,7 @@ class Installation:
 
 @contextmanager
 def installation(home: Path, upstream_port: int) -> Iterator[Installation]:
-    """Embedded servers, schema and project, made afresh; the servers are stopped at the end."""
+    """Embedded servers, schema and project, made afresh; at the end only the logs are left."""
     told = environment.read({"RATCHET_HOME": str(home)})
     embedded.stop(told)  # what a killed benchmark left
     shutil.rmtree(home, ignore_errors=True)
@@ -130,6 +131,9 @@ def installation(home: Path, upstream_port: int) -> Iterator[Installation]:
         yield Installation(home, upstream_port)
     finally:
         embedded.stop(told)
+        # Where the data are: for root, the embedded server keeps them elsewhere behind a link.
+        for folder in ((home / "postgres").resolve(), home / "spool", home / "spool-full"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _wait_until(condition: Callable[[], bool], process: Process, timeout_s: float) -> None:
