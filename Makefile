@@ -69,7 +69,7 @@ browser:
 
 bench: bench-gateway bench-learning ## every benchmark; tables go to docs/benchmarks.md
 
-# Debian's nginx, npm and taskset serve the comparison; what is missing becomes a row that says so.
+# Needs taskset and, for its peers, node with npm and apt-get or an nginx; a peer that is missing becomes a row that says so.
 bench-gateway: $(READY) ## what does the gateway cost, with capture on, beside its peers? 15 minutes, on two quiet cores
 	$(BIN)/python -m tests.benchmarks.bench_gateway --soak
 

@@ -141,17 +141,19 @@ def main() -> int:
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:
         sys.exit("bench-gateway needs two cores: one for the gateway, one for load and upstream")
-    os.sched_setaffinity(
-        0, cores[1:]
-    )  # this process, and the database that it starts, off the gateway's core
+    # This process and the database that it starts stay off the gateway's core.
+    os.sched_setaffinity(0, cores[1:])
     with prepared(SHORT if options.short else Times(), cores) as bench:
         direct = Figures(name="direct")
         bench.measure(direct, bench.direct, None, rounds=0)
         bench.begin("a home for Ratchet", 1)
-        with installation(bench.folder / "ratchet", bench.direct.port) as home:
-            ours, kept = measure_ours(bench, home)
-            gain = try_scaling(bench, home)
-            long_run = soak(bench, home) if options.soak else None
+        try:
+            with installation(bench.folder / "ratchet", bench.direct.port) as home:
+                ours, kept = measure_ours(bench, home)
+                gain = try_scaling(bench, home)
+                long_run = soak(bench, home) if options.soak else None
+        except CannotStart as error:
+            sys.exit(f"Ratchet could not be measured: {error}")
         others = [measure_peer(bench, peer) for peer in peers]
     rows = gateway_rows.rows(ours, others, kept, gain, long_run)
     grids = gateway_rows.grids([direct, ours, *others])

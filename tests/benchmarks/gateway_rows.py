@@ -153,7 +153,7 @@ def grids(figures: Sequence[Figures]) -> list[Grid]:
             ("added p99", "ms"),
             ("added time to first byte", "ms"),
             ("processor time for a request", "us"),
-            ("for a chunk", "us"),
+            ("processor time for a chunk", "us"),
             ("memory", "MB"),
             ("wrong answers", ""),
         ],

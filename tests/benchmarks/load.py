@@ -247,7 +247,7 @@ class _Run:
         return self.outcome
 
     def _wait_s(self, due: float | None, now: float) -> float:
-        """Until when nothing is to be sent: an answer may come at any time, and a free connection waits for `due`."""
+        """How long only answers can happen: until the next request is due, if a connection is free for it."""
         if due is not None and self._idle:
             return max(0.0, due - now)
         return max(0.0, self._end + DRAIN_S - now)
@@ -331,6 +331,9 @@ class _Run:
         if self.plan.rate:
             while (due := self._arrivals.take(now)) is not None:
                 waiting.append(due)
+        elif waiting:  # an open loop may ask for more than a gateway can; a closed one waits for each answer
+            self.outcome.errors += len(waiting)
+            self.outcome.first_error = self.outcome.first_error or f"no answer within {DRAIN_S:g} s"
         self.outcome.unanswered = len(waiting)
         self.latencies.extend(now - due for due in waiting)
         self.first_bytes.extend(now - due for due in waiting)

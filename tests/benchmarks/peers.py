@@ -1,10 +1,11 @@
 """The gateways that Ratchet is compared with: how each is installed, configured, started and called.
 
-Every version is pinned: Debian's nginx by the machine, the others by `pins/`. A peer is installed into a folder of its
-own below `$RATCHET_HOME/bench/peers` and used again when it is there. Each runs as its makers start it for production
-on one core, with logging down, nothing captured unless it cannot be without, and what phones home switched off."""
+Versions are pinned by `pins/`; nginx is Debian's. A peer is installed into a folder of its own below
+`$RATCHET_HOME/bench/peers` and used again when it is there. Each runs as its makers start it, as one process, with
+logging down, nothing captured unless it cannot be without, and what phones home switched off."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -55,8 +56,13 @@ class Nginx(Peer):
     language = "C"
 
     def install(self, folder: Path, say: Say) -> None:
-        if shutil.which("nginx") is None:
-            raise CannotStart("not installed: apt-get install nginx-light")
+        """The machine's own; without one, Debian's program alone, unpacked: its package would start a server."""
+        if not self._program(folder):
+            _command(["sh", "-c", "apt-get download nginx && dpkg -x nginx_*.deb ."], folder, say)
+
+    @staticmethod
+    def _program(folder: Path) -> str | None:
+        return shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:{folder}/usr/sbin")
 
     def launch(self, folder: Path, upstream_port: int, core: int) -> tuple[Process, Door]:
         port = free_port()
@@ -78,7 +84,7 @@ class Nginx(Peer):
                 }}
               }}
             }}""")
-        command = ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")]
+        command = [self._program(folder) or "nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")]
         return Process(command, log=folder / "nginx.log", cores=[core]), Door(port=port)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.benchmarks.gateway_rows import CONNECTIONS, Figures
 from tests.benchmarks.measuring import Times, prepared
-from tests.benchmarks.peers import Nginx
+from tests.benchmarks.peers import Portkey
 from tests.benchmarks.pinned import CannotStart, running
 
 MOMENT = Times(warm_up_s=0.0, closed_s=0.1, open_s=0.1, long_words=1)
@@ -42,10 +42,14 @@ def test_a_process_that_ends_says_its_last_words(tmp_path: Path) -> None:
         process.wait_ready("http://127.0.0.1:1/")
 
 
-def test_a_peer_that_is_not_there_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/bin-without-it")
-    with pytest.raises(CannotStart, match="apt-get install nginx"):
-        Nginx().install(tmp_path, print)
+def test_a_peer_that_cannot_be_installed_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CannotStart, match=r"could not be installed.*npm"):
+        Portkey().install(tmp_path, print)
+    (tmp_path / "npm").write_text("#!/bin/sh\necho 'no network' >&2\nexit 1\n")
+    (tmp_path / "npm").chmod(0o755)
+    with pytest.raises(CannotStart, match="could not be installed: no network"):
+        Portkey().install(tmp_path, print)
 
 
 def test_processor_time_grows_with_work(tmp_path: Path) -> None:

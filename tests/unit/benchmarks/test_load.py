@@ -111,6 +111,14 @@ def test_requests_that_wait_behind_a_stall_count_with_what_they_waited(
     assert outcome.p99_ms >= 290
 
 
+def test_a_request_of_a_closed_loop_without_an_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "DRAIN_S", 0.1)
+    with upstream([]) as port:
+        outcome = run(plan(port, seconds=0.1, connections=2, requests=1000))
+    assert (outcome.sent, outcome.answered, outcome.errors) == (2, 0, 2)
+    assert outcome.first_error == "no answer within 0.1 s"
+
+
 @pytest.mark.parametrize("size", [1, 3, 7, 1000])
 def test_a_stream_is_whole_however_it_was_cut(size: int) -> None:
     with upstream([RIGHT[at : at + size] for at in range(0, len(RIGHT), size)]) as port:
