@@ -6,8 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from publish import Row, publish
-
+from tests.benchmarks.publish import Row, publish
 from workers.trainer import bench
 
 

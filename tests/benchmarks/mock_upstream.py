@@ -1,8 +1,9 @@
 """A provider that costs next to nothing: what a benchmark puts behind the gateways that it compares.
 
 `python tests/benchmarks/mock_upstream.py PORT` answers every POST with one fixed chat completion, or, when the body
-asks for a stream, with eleven chunks; a `user` field `"pause:<ms>"` makes it wait between chunks. Reads no more of
-HTTP than a length and a body."""
+asks for a stream, with eleven chunks. `pause:<ms>` anywhere in the body makes it wait after each chunk,
+`pause:<ms>:<times>` makes it say the nine words so many times. The text of a message is the place for it: not every
+gateway forwards the fields that it does not know. Reads no more of HTTP than a length and a body."""
 
 import asyncio
 import json
@@ -14,9 +15,9 @@ import uvloop
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
-_PAUSE = re.compile(rb'"pause:(\d+)(?::(\d+))?"')
+_PAUSE = re.compile(rb"pause:(\d+)(?::(\d+))?")
 _HEAD = {"id": "chatcmpl-bench", "object": "chat.completion", "created": 1764000000, "model": "gpt-4o"}
-_USAGE = {"prompt_tokens": 21, "completion_tokens": 9, "total_tokens": 30}
+USAGE = {"prompt_tokens": 21, "completion_tokens": 9, "total_tokens": 30}
 _WORDS = ["Your ", "order ", "4817 ", "left ", "our ", "depot ", "this ", "morning", "."]
 
 ANSWER = json.dumps(
@@ -30,7 +31,7 @@ ANSWER = json.dumps(
                 "finish_reason": "stop",
             }
         ],
-        "usage": _USAGE,
+        "usage": USAGE,
         "system_fingerprint": "fp_bench",
     }
 ).encode()
@@ -49,7 +50,7 @@ CHUNKS = [
 ]
 USAGE_CHUNK = (
     b"data: "
-    + json.dumps({**_HEAD, "object": "chat.completion.chunk", "choices": [], "usage": _USAGE}).encode()
+    + json.dumps({**_HEAD, "object": "chat.completion.chunk", "choices": [], "usage": USAGE}).encode()
     + b"\n\n"
 )
 DONE = b"data: [DONE]\n\n"
@@ -63,6 +64,15 @@ _OK = b"HTTP/1.1 200 OK\r\nserver: mock\r\nx-request-id: req_bench\r\n"
 _WHOLE = _OK + b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(ANSWER) + ANSWER
 _STREAM_HEAD = _OK + b"content-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 _LAST = b"0\r\n\r\n"
+
+
+def answer_to(body: bytes) -> list[bytes]:
+    """What the answer to this request consists of: one document, or the events of a stream."""
+    if b'"stream":true' not in body and b'"stream": true' not in body:
+        return [ANSWER]
+    pause = _PAUSE.search(body)
+    words = CHUNKS[1:-1] * int((pause and pause[2]) or 1)
+    return [CHUNKS[0], *words, CHUNKS[-1], *([USAGE_CHUNK] if b"include_usage" in body else []), DONE]
 
 
 class Mock(asyncio.Protocol):
@@ -97,17 +107,13 @@ class Mock(asyncio.Protocol):
             self._answer(body)
 
     def _answer(self, body: bytes) -> None:
-        if b'"stream":true' not in body and b'"stream": true' not in body:
+        pieces = answer_to(body)
+        if pieces[0] is ANSWER:
             self._transport.write(_WHOLE)
-            return
-        pieces = [*CHUNKS, *([USAGE_CHUNK] if b"include_usage" in body else []), DONE]
-        pause = _PAUSE.search(body)
-        if pause is None:
-            self._transport.write(_STREAM_HEAD + b"".join(map(_framed, pieces)) + _LAST)
+        elif pause := _PAUSE.search(body):
+            asyncio.get_running_loop().create_task(self._slowly(pieces, int(pause[1]) / 1000))
         else:
-            repeat = int(pause[2] or 1)
-            slow = [*pieces[:1], *(pieces[1:10] * repeat), *pieces[10:]]
-            asyncio.get_running_loop().create_task(self._slowly(slow, int(pause[1]) / 1000))
+            self._transport.write(_STREAM_HEAD + b"".join(map(_framed, pieces)) + _LAST)
 
     async def _slowly(self, pieces: list[bytes], pause_s: float) -> None:
         self._transport.write(_STREAM_HEAD + _framed(pieces[0]))
