@@ -1,0 +1,159 @@
+"""What goes wrong and when: a schedule that follows from a seed, as data. Doing it is `tests.chaos.experiment`'s.
+
+Kills are spread over the whole time at random; stores, disk and clocks fail one after the other, while the kills go
+on. Two things are kept apart, because they lose what no design can keep: a gateway is not killed while its disk is
+full (its count of losses has nowhere to go), nor while PostgreSQL is away (a new gateway knows no keys until it has
+met PostgreSQL once)."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+GATEWAYS = 2
+WARM_UP_S = 1.0
+START_UP_S = 8.0
+"""How long before a store goes away the last gateway is killed, so that it is back by then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """kill -9, and started again at once."""
+
+    target: str
+    """`gateway 0`, `gateway 1`, `ingest` or `worker`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """SIGSTOP, and SIGCONT later."""
+
+    target: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """Servers that are stopped for a while."""
+
+    servers: tuple[str, ...]
+    """`postgres`, `redis`."""
+    seconds: float
+    is_crash: bool = False
+    """PostgreSQL ends without a checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """Redis FLUSHALL."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskFull:
+    """The spool's disk has no room for a while."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClockJump:
+    """The wall clock of gateways and ingest jumps, and jumps back later."""
+
+    offset_s: int
+    seconds: float
+
+
+Fault = Kill | Pause | Outage | Flush | DiskFull | ClockJump
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A fault and its time, in seconds from the start of the traffic."""
+
+    at_s: float
+    fault: Fault
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """How large an experiment is."""
+
+    requests: int
+    """At least so many; the traffic goes on until they are reached and the schedule is through."""
+    kills: int
+    fault_s: float
+    """Time over which the kills are spread."""
+    clients: int = 48
+    think_s: float = 0.15
+    steps: Sequence[Fault] = field(default_factory=tuple)
+    """What fails one after the other beside the kills, in random order."""
+
+
+HOUR_S = 3600
+LONG = Shape(
+    requests=100_000,
+    kills=110,
+    fault_s=540.0,
+    steps=(
+        Outage(("postgres",), 60.0),
+        Outage(("redis",), 60.0),
+        Outage(("postgres", "redis"), 10.0),
+        Outage(("postgres",), 2.0, is_crash=True),
+        Outage(("postgres",), 5.0, is_crash=True),
+        *(Flush() for _ in range(5)),
+        *(DiskFull(seconds) for seconds in (4.0, 8.0)),
+        *(ClockJump(offset, 6.0) for offset in (-HOUR_S, HOUR_S, -40, 3 * 24 * HOUR_S, -35 * 24 * HOUR_S)),
+        *(Pause(f"gateway {n}", seconds) for n in range(GATEWAYS) for seconds in (0.5, 3.0)),
+        *(Pause(target, 5.0) for target in ("ingest", "worker")),
+    ),
+)
+SHORT = Shape(
+    requests=2_000,
+    kills=6,
+    fault_s=15.0,
+    clients=24,
+    steps=(
+        Outage(("postgres",), 4.0),
+        Outage(("redis",), 3.0),
+        Flush(),
+        DiskFull(1.0),
+        ClockJump(-HOUR_S, 2.0),
+        Pause("gateway 0", 0.5),
+        Pause("ingest", 1.0),
+    ),
+)
+
+
+def schedule(shape: Shape, seed: int, *, with_clock: bool) -> list[Planned]:
+    """Every fault of the experiment, in order of time; the same for the same seed."""
+    chance = random.Random(seed)
+    steps = [step for step in shape.steps if with_clock or not isinstance(step, ClockJump)]
+    chance.shuffle(steps)
+    spare_s = shape.fault_s - WARM_UP_S - sum(_duration_s(step) for step in steps)
+    gaps = [chance.random() + 0.2 for _ in steps]
+    planned: list[Planned] = []
+    at_s = WARM_UP_S
+    for step, gap in zip(steps, gaps, strict=True):
+        at_s += max(0.0, spare_s) * gap / sum(gaps)
+        planned.append(Planned(at_s, step))
+        at_s += _duration_s(step)
+    sheltered = [_shelter(one) for one in planned if _shelters_gateways(one.fault)]
+    end_s = max(at_s, shape.fault_s)
+    for number in range(shape.kills):
+        # One in each equal part of the time, at random within it.
+        moment = WARM_UP_S + (number + chance.random()) * (end_s - WARM_UP_S) / shape.kills
+        is_sheltered = any(begin <= moment <= end for begin, end in sheltered)
+        gateways = [] if is_sheltered else [f"gateway {chance.randrange(GATEWAYS)}"] * 3
+        planned.append(Planned(moment, Kill(chance.choice([*gateways, "ingest", "ingest", "worker"]))))
+    return sorted(planned, key=lambda one: one.at_s)
+
+
+def _duration_s(fault: Fault) -> float:
+    return getattr(fault, "seconds", 0.0) + 1.0
+
+
+def _shelters_gateways(fault: Fault) -> bool:
+    return isinstance(fault, DiskFull) or (isinstance(fault, Outage) and "postgres" in fault.servers)
+
+
+def _shelter(planned: Planned) -> tuple[float, float]:
+    return planned.at_s - START_UP_S, planned.at_s + _duration_s(planned.fault) + 2.0

@@ -1,0 +1,82 @@
+"""What the product stored, read back for the oracle: call rows, their bytes, signals, losses.
+
+The only module here that knows tables. Rows by plain SQL, so that a selector's mistake cannot hide one."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg.rows import class_row
+
+
+@dataclass(frozen=True, slots=True)
+class CallRow:
+    id: str
+    outcome: str
+    status_code: int | None
+    process: str
+    boot: str
+    sequence: int
+    response_id: str
+    is_stitched: bool
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SignalRow:
+    id: str
+    target: str
+    idempotency_key: str
+    has_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LossRow:
+    process: str
+    boot: str
+    first_sequence: int
+    last_sequence: int
+    reason: str
+
+    @property
+    def records(self) -> int:
+        return self.last_sequence - self.first_sequence + 1
+
+
+def calls(connection: "psycopg.Connection[Any]", project_id: str) -> list[CallRow]:
+    """Every call row of the project, doubled ones as often as they are there."""
+    with connection.cursor(row_factory=class_row(CallRow)) as cursor:
+        return cursor.execute(
+            "SELECT id::text, outcome, status_code, process, boot, sequence, response_id,"
+            " step_id IS NOT NULL AS is_stitched, started_at FROM telemetry_call WHERE project_id = %s",
+            [project_id],
+        ).fetchall()
+
+
+def bodies(connection: "psycopg.Connection[Any]", project_id: str) -> Iterator[tuple[str, bytes, bytes]]:
+    """Call id, request and response of every call whose bytes are stored."""
+    with connection.cursor(name="bodies") as cursor:
+        cursor.itersize = 500
+        yield from cursor.execute(
+            "SELECT call_id::text, request, response FROM telemetry_callbody WHERE project_id = %s",
+            [project_id],
+        )
+
+
+def signals(connection: "psycopg.Connection[Any]", project_id: str) -> list[SignalRow]:
+    with connection.cursor(row_factory=class_row(SignalRow)) as cursor:
+        return cursor.execute(
+            "SELECT id::text, target, idempotency_key, run_id IS NOT NULL AS has_run"
+            " FROM telemetry_signal WHERE project_id = %s",
+            [project_id],
+        ).fetchall()
+
+
+def losses(connection: "psycopg.Connection[Any]") -> list[LossRow]:
+    """Every loss of the installation: whose records they were is what a loss does not know."""
+    with connection.cursor(row_factory=class_row(LossRow)) as cursor:
+        return cursor.execute(
+            "SELECT process, boot, first_sequence, last_sequence, reason FROM telemetry_captureloss"
+        ).fetchall()
