@@ -59,6 +59,8 @@ class Connection:
         received = Received()
         try:
             async with asyncio.timeout(TIMEOUT_S):
+                if self._streams is not None and self._streams[0].at_eof():
+                    self.close()  # the gateway has gone since: as SDKs do, look before using it again
                 if self._streams is None:
                     try:
                         self._streams = await asyncio.open_connection(

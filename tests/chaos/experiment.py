@@ -35,9 +35,10 @@ from tests.chaos.faults import (
     Planned,
     Shape,
     schedule,
+    shelters_gateways,
 )
 from tests.chaos.journal import Journal, LineCount
-from tests.chaos.product import ROOT, Installation, Process, Product
+from tests.chaos.product import ROOT, Installation, Product
 
 TICK_S = 0.05
 DRAIN_TIMEOUT_S = 180.0
@@ -107,15 +108,15 @@ def run(
     *,
     seed: int,
     say: Say = lambda progress: None,
-    wrapper: Sequence[str] = (),
+    gateway_wrapper: Sequence[str] = (),
 ) -> Evidence:
-    """Run one experiment; its journals lie in `folder`. `wrapper`: see `Product`."""
+    """Run one experiment; its journals lie in `folder`. `gateway_wrapper`: see `Product`."""
     folder.mkdir(parents=True)
     upstream_port, *ports = _free_ports(1 + GATEWAYS)
     project_id, api_key = installation.make_project(folder.name, f"http://127.0.0.1:{upstream_port}/v1")
     clock = SetClock.build(folder)
     disk = SpoolDisk(installation.env.spool)
-    product = Product(installation, ports=ports, logs=folder, clock=clock, wrapper=wrapper)
+    product = Product(installation, ports=ports, logs=folder, clock=clock, gateway_wrapper=gateway_wrapper)
     far = _Far(folder)
     doing = _Doing(installation, product, disk, clock, Journal(folder / "faults.jsonl"))
     settings = Settings(ports=ports, api_key=api_key, seed=seed, clients=shape.clients, think_s=shape.think_s)
@@ -145,7 +146,7 @@ def run(
     finally:
         for name in list(far.running):
             far.stop(name)
-        product.stop()
+        product.kill()
         disk.unmount()
 
 
@@ -155,9 +156,10 @@ async def _happen(
     """Every fault at its time, until the schedule is through and enough requests have been made."""
     began = time.monotonic()
 
-    async def at(one: Planned) -> None:
-        await asyncio.sleep(began + one.at_s - time.monotonic())
-        await doing.do(one.fault)
+    async def in_turn(several: Sequence[Planned]) -> None:
+        for one in several:
+            await asyncio.sleep(began + one.at_s - time.monotonic())
+            await doing.do(one.fault)
 
     async def watch() -> None:
         while True:
@@ -171,7 +173,10 @@ async def _happen(
     is_through = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(watch())
-        await asyncio.gather(*(at(one) for one in planned))
+        kills = [one for one in planned if isinstance(one.fault, Kill)]
+        await asyncio.gather(
+            in_turn([one for one in planned if one not in kills]), *(in_turn([kill]) for kill in kills)
+        )
         is_through.set()
         await watching
 
@@ -194,6 +199,8 @@ class _Doing:
         self._journal = journal
         self._processes = {process.name: process for process in product.processes}
         self._now: dict[int, str] = {}
+        # Held while gateways must not be killed (see `faults`); a kill that comes upon it waits.
+        self._shelter = asyncio.Lock()
         self.kills = 0
         self.died: list[str] = []
 
@@ -202,36 +209,41 @@ class _Doing:
         return ", ".join(self._now.values()) or "traffic"
 
     async def do(self, fault: Fault) -> None:
-        name = type(fault).__name__
         self._now[id(fault)] = _words(fault)
-        began = time.monotonic()
+        async with self._shelter if _needs_shelter(fault) else contextlib.nullcontext():
+            if shelters_gateways(fault):
+                await asyncio.to_thread(self._product.wait_ready)
+            began = time.monotonic()
+            await self._happen(fault)
+        if isinstance(fault, Kill) and fault.target.startswith("gateway"):
+            await asyncio.to_thread(self._processes[fault.target].wait_ready)
+        self._journal.write(fault=type(fault).__name__, began=began, ended=time.monotonic(), **asdict(fault))
+        del self._now[id(fault)]
+
+    async def _happen(self, fault: Fault) -> None:
         match fault:
             case Kill(target):
-                await self._kill(self._processes[target])
+                self._processes[target].kill_9()
+                self._processes[target].start()
+                self.kills += 1
             case Pause(target, seconds):
                 self._processes[target].send(signal.SIGSTOP)
                 await asyncio.sleep(seconds)
                 self._processes[target].send(signal.SIGCONT)
-            case Outage(servers, seconds, is_crash):
-                await asyncio.to_thread(self._product.wait_ready)
-                await asyncio.to_thread(self._stop_servers, servers, is_crash)
-                await asyncio.sleep(seconds)
-                await asyncio.to_thread(embedded.start, self._installation.env)
+            case Outage():
+                await self._take_away(fault)
             case Flush():
                 with redis.Redis(
                     unix_socket_path=str(self._installation.env.sockets / "redis.sock")
                 ) as client:
                     client.flushall()
             case DiskFull(seconds):
-                await asyncio.to_thread(self._product.wait_ready)
                 await self._fill_disk(seconds)
             case ClockJump(offset_s, seconds):
                 assert self._clock is not None
                 self._clock.set(offset_s)
                 await asyncio.sleep(seconds)
                 self._clock.set(0)
-        self._journal.write(fault=name, began=began, ended=time.monotonic(), **asdict(fault))
-        del self._now[id(fault)]
 
     def look_after(self) -> None:
         """Start again what ended by itself, as a supervisor does; that it did is a finding."""
@@ -240,18 +252,13 @@ class _Doing:
                 self.died.append(process.name)
                 process.start()
 
-    async def _kill(self, process: Process) -> None:
-        process.kill_9()
-        self.kills += 1
-        process.start()
-        if process.port is not None:
-            await asyncio.to_thread(process.wait_ready)
-
-    def _stop_servers(self, servers: Sequence[str], is_crash: bool) -> None:
-        if is_crash:
-            self._installation.crash_postgres()
+    async def _take_away(self, outage: Outage) -> None:
+        if outage.is_crash:
+            await asyncio.to_thread(self._installation.crash_postgres)
         else:
-            embedded.stop(self._installation.env, servers=servers)
+            await asyncio.to_thread(embedded.stop, self._installation.env, servers=outage.servers)
+        await asyncio.sleep(outage.seconds)
+        await asyncio.to_thread(embedded.start, self._installation.env)
 
     async def _fill_disk(self, seconds: float) -> None:
         pids = [gateway.pid for gateway in self._product.gateways]
@@ -260,6 +267,11 @@ class _Doing:
             self._disk.fill(pids)
             await asyncio.sleep(TICK_S)
         self._disk.free(pids)
+
+
+def _needs_shelter(fault: Fault) -> bool:
+    is_gateway_killed = isinstance(fault, Kill) and fault.target.startswith("gateway")
+    return is_gateway_killed or shelters_gateways(fault)
 
 
 def _words(fault: Fault) -> str:

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 
 GATEWAYS = 2
 WARM_UP_S = 1.0
-START_UP_S = 8.0
-"""How long before a store goes away the last gateway is killed, so that it is back by then."""
+MARGIN_S = 0.5
+"""Between two faults that follow each other, and around those that shelter the gateways."""
+VICTIMS = ("gateway 0", "gateway 1", "ingest", "gateway 0", "gateway 1", "worker", "ingest")
+"""Who is killed, in turn: gateways most, they hold what is not stored yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,17 +110,17 @@ LONG = Shape(
 )
 SHORT = Shape(
     requests=2_000,
-    kills=6,
-    fault_s=15.0,
+    kills=7,
+    fault_s=14.0,
     clients=24,
     steps=(
-        Outage(("postgres",), 4.0),
-        Outage(("redis",), 3.0),
+        Outage(("postgres",), 3.0),
+        Outage(("redis",), 2.0),
         Flush(),
         DiskFull(1.0),
-        ClockJump(-HOUR_S, 2.0),
+        ClockJump(-HOUR_S, 1.0),
         Pause("gateway 0", 0.5),
-        Pause("ingest", 1.0),
+        Pause("ingest", 0.5),
     ),
 )
 
@@ -136,24 +138,25 @@ def schedule(shape: Shape, seed: int, *, with_clock: bool) -> list[Planned]:
         at_s += max(0.0, spare_s) * gap / sum(gaps)
         planned.append(Planned(at_s, step))
         at_s += _duration_s(step)
-    sheltered = [_shelter(one) for one in planned if _shelters_gateways(one.fault)]
+    sheltered = [_shelter(one) for one in planned if shelters_gateways(one.fault)]
     end_s = max(at_s, shape.fault_s)
     for number in range(shape.kills):
-        # One in each equal part of the time, at random within it.
-        moment = WARM_UP_S + (number + chance.random()) * (end_s - WARM_UP_S) / shape.kills
-        is_sheltered = any(begin <= moment <= end for begin, end in sheltered)
-        gateways = [] if is_sheltered else [f"gateway {chance.randrange(GATEWAYS)}"] * 3
-        planned.append(Planned(moment, Kill(chance.choice([*gateways, "ingest", "ingest", "worker"]))))
+        victim = VICTIMS[number % len(VICTIMS)]
+        moment = chance.uniform(WARM_UP_S, end_s)
+        while victim.startswith("gateway") and any(begin <= moment <= end for begin, end in sheltered):
+            moment = chance.uniform(WARM_UP_S, end_s)
+        planned.append(Planned(moment, Kill(victim)))
     return sorted(planned, key=lambda one: one.at_s)
 
 
 def _duration_s(fault: Fault) -> float:
-    return getattr(fault, "seconds", 0.0) + 1.0
+    return getattr(fault, "seconds", 0.0) + MARGIN_S
 
 
-def _shelters_gateways(fault: Fault) -> bool:
+def shelters_gateways(fault: Fault) -> bool:
+    """Whether no gateway may be killed while it lasts."""
     return isinstance(fault, DiskFull) or (isinstance(fault, Outage) and "postgres" in fault.servers)
 
 
 def _shelter(planned: Planned) -> tuple[float, float]:
-    return planned.at_s - START_UP_S, planned.at_s + _duration_s(planned.fault) + 2.0
+    return planned.at_s - MARGIN_S, planned.at_s + _duration_s(planned.fault)

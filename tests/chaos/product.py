@@ -81,9 +81,9 @@ class Process:
             time.sleep(0.05)
 
     def kill_9(self) -> None:
-        self.send(signal.SIGKILL)
-        assert self._running is not None
-        self._running.wait()
+        if self._running is not None:
+            self.send(signal.SIGKILL)
+            self._running.wait()
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the process and its children."""
@@ -166,36 +166,36 @@ class Installation:
 
 
 class Product:
-    """The processes of one experiment: two gateways, ingest, a worker and the beat."""
+    """The processes of one experiment: gateways, ingest, a worker and the beat."""
 
     def __init__(
-        self, installation: Installation, *, ports: Sequence[int], logs: Path, clock: SetClock | None,
-        wrapper: Sequence[str] = (),
-    ) -> None:  # fmt: skip
-        """`wrapper` goes in front of the arguments of every Python process: how a sabotaged build is run."""
-        variables = dict(installation.variables)
-        commands = {program.name: list(program.arguments) for program in programs(installation.env)}
-        faked = variables | (clock.variables if clock else {})
+        self,
+        installation: Installation,
+        *,
+        ports: Sequence[int],
+        logs: Path,
+        clock: SetClock | None,
+        gateway_wrapper: Sequence[str] = (),
+    ) -> None:
+        """One gateway for each port. `gateway_wrapper` goes in front of their arguments: how a sabotaged build is
+        run."""
+        commands = {program.name: program.arguments for program in programs(installation.env)}
+        faked = {**installation.variables, **(clock.variables if clock else {})}
 
-        def process(name: str, command: list[str], port: int | None = None) -> Process:
-            python, *arguments = command
-            is_faked = name.startswith(("gateway", "ingest"))
-            return Process(
-                name,
-                [python, *wrapper, *arguments],
-                faked if is_faked else variables,
-                logs / f"{name}.log",
-                port,
-            )
+        def process(name: str, command: Sequence[str], variables: Mapping[str, str]) -> Process:
+            return Process(name, command, variables, logs / f"{name}.log")
 
         self.gateways = []
         for number, port in enumerate(ports):
             env = replace(installation.env, gateway_port=port)
-            command = next(program.arguments for program in programs(env) if program.name == "gateway")
-            self.gateways.append(process(f"gateway {number}", list(command), port))
-        self.ingest = process("ingest", commands["ingest"])
-        self.worker = process("worker", commands["worker"])
-        self.beat = process("beat", commands["beat"])
+            python, *arguments = next(p.arguments for p in programs(env) if p.name == "gateway")
+            command = [python, *gateway_wrapper, *arguments]
+            self.gateways.append(
+                Process(f"gateway {number}", command, faked, logs / f"gateway-{number}.log", port)
+            )
+        self.ingest = process("ingest", commands["ingest"], faked)
+        self.worker = process("worker", commands["worker"], installation.variables)
+        self.beat = process("beat", commands["beat"], installation.variables)
 
     @property
     def processes(self) -> list[Process]:
@@ -210,6 +210,7 @@ class Product:
         for gateway in self.gateways:
             gateway.wait_ready()
 
-    def stop(self) -> None:
+    def kill(self) -> None:
+        """End everything at once."""
         for process in self.processes:
-            process.stop()
+            process.kill_9()

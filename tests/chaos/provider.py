@@ -78,7 +78,7 @@ class Connection(asyncio.Protocol):
             for piece in answer.pieces[:last]:
                 self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if answer.is_stream else piece)
                 sent_bytes += len(piece)
-                if plan.behaviour == Behaviour.TRICKLE:
+                if plan.behaviour == Behaviour.TRICKLE and sent_bytes < len(answer.whole):
                     await asyncio.sleep(chance.uniform(0.0, 0.2))
             is_whole = last == len(answer.pieces)
             if not is_whole:
