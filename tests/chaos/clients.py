@@ -30,9 +30,9 @@ SYSTEM_PROMPT = (
     "You are the support desk of a lamp shop. " + "Be brief, be kind, and look the order up first. " * 20
 )
 WEIGHTS = {
-    Behaviour.FAST: 70.0,
-    Behaviour.SLOW: 8.0,
-    Behaviour.TRICKLE: 6.0,
+    Behaviour.FAST: 64.0,
+    Behaviour.SLOW: 12.0,
+    Behaviour.TRICKLE: 8.0,
     Behaviour.LARGE: 1.5,
     Behaviour.RATE_LIMITED: 3.0,
     Behaviour.FAILING: 3.0,

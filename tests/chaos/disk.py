@@ -12,22 +12,29 @@ from pathlib import Path
 
 import psutil
 
-TMPFS_BYTES = 768 << 20
-"""Holds what two gateways record while PostgreSQL is away for a minute, with room to spare."""
 _UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
 
 class SpoolDisk:
     """The file system of a spool. `mount` before the product starts, `unmount` after it has ended."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, size_bytes: int) -> None:
         self._folder = folder
+        self._size_bytes = size_bytes
         self._filler = folder / "filler"
         self.is_mounted = False
 
     def mount(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        command = ["mount", "-t", "tmpfs", "-o", f"size={TMPFS_BYTES},mode=0700", "tmpfs", str(self._folder)]
+        command = [
+            "mount",
+            "-t",
+            "tmpfs",
+            "-o",
+            f"size={self._size_bytes},mode=0700",
+            "tmpfs",
+            str(self._folder),
+        ]
         self.is_mounted = (
             os.getuid() == 0 and subprocess.run(command, capture_output=True, check=False).returncode == 0
         )

@@ -115,7 +115,7 @@ def run(
     upstream_port, *ports = _free_ports(1 + GATEWAYS)
     project_id, api_key = installation.make_project(folder.name, f"http://127.0.0.1:{upstream_port}/v1")
     clock = SetClock.build(folder)
-    disk = SpoolDisk(installation.env.spool)
+    disk = SpoolDisk(installation.env.spool, shape.spool_disk_bytes)
     product = Product(installation, ports=ports, logs=folder, clock=clock, gateway_wrapper=gateway_wrapper)
     far = _Far(folder)
     doing = _Doing(installation, product, disk, clock, Journal(folder / "faults.jsonl"))

@@ -86,6 +86,8 @@ class Shape:
     """Time over which the kills are spread."""
     clients: int = 48
     think_s: float = 0.15
+    spool_disk_bytes: int = 512 << 20
+    """Holds what the gateways record while PostgreSQL is away, with room to spare."""
     steps: Sequence[Fault] = field(default_factory=tuple)
     """What fails one after the other beside the kills, in random order."""
 
@@ -113,6 +115,7 @@ SHORT = Shape(
     kills=7,
     fault_s=14.0,
     clients=24,
+    spool_disk_bytes=96 << 20,
     steps=(
         Outage(("postgres",), 3.0),
         Outage(("redis",), 2.0),
@@ -138,15 +141,40 @@ def schedule(shape: Shape, seed: int, *, with_clock: bool) -> list[Planned]:
         at_s += max(0.0, spare_s) * gap / sum(gaps)
         planned.append(Planned(at_s, step))
         at_s += _duration_s(step)
-    sheltered = [_shelter(one) for one in planned if shelters_gateways(one.fault)]
     end_s = max(at_s, shape.fault_s)
-    for number in range(shape.kills):
-        victim = VICTIMS[number % len(VICTIMS)]
-        moment = chance.uniform(WARM_UP_S, end_s)
-        while victim.startswith("gateway") and any(begin <= moment <= end for begin, end in sheltered):
-            moment = chance.uniform(WARM_UP_S, end_s)
-        planned.append(Planned(moment, Kill(victim)))
+    sheltered = [_shelter(one) for one in planned if shelters_gateways(one.fault)]
+    victims = [VICTIMS[number % len(VICTIMS)] for number in range(shape.kills)]
+    for is_gateway, times in ((True, _outside(sheltered, end_s)), (False, [(WARM_UP_S, end_s)])):
+        chosen = [victim for victim in victims if victim.startswith("gateway") == is_gateway]
+        planned += [
+            Planned(at_s, Kill(victim))
+            for victim, at_s in zip(chosen, _spread(len(chosen), times, chance), strict=True)
+        ]
     return sorted(planned, key=lambda one: one.at_s)
+
+
+def _spread(count: int, times: Sequence[tuple[float, float]], chance: random.Random) -> list[float]:
+    """One moment in each of `count` equal parts of the times, at random within its part."""
+    total_s = sum(end - begin for begin, end in times)
+    moments = []
+    for number in range(count):
+        left_s = (number + chance.random()) * total_s / count
+        for begin, end in times:
+            if left_s <= end - begin:
+                moments.append(begin + left_s)
+                break
+            left_s -= end - begin
+    return moments
+
+
+def _outside(sheltered: Sequence[tuple[float, float]], end_s: float) -> list[tuple[float, float]]:
+    """The times between the shelters, which come in order."""
+    times, at_s = [], WARM_UP_S
+    for begin, end in sheltered:
+        if begin > at_s:
+            times.append((at_s, begin))
+        at_s = max(at_s, end)
+    return [*times, (at_s, max(at_s, end_s))]
 
 
 def _duration_s(fault: Fault) -> float:

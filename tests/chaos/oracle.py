@@ -31,8 +31,6 @@ from tests.chaos.witnesses import Attempt, Witnesses
 
 SLACK_S = 2.0
 """How much later than the fault itself its effect may be seen."""
-DISK_SLACK_S = 5.0
-"""A call that began before the disk was full may end while it is."""
 
 LOST = "lost"
 DOUBLED = "duplicated"
@@ -184,7 +182,7 @@ def _judge_attempt(seen: Witnesses, attempt: Attempt, own: Sequence[CallRow], ve
         verdict.add(
             WRONG_OUTCOME, f"{words} was told the call id {attempt.call_id} and is stored as {own[0].id}"
         )
-    was_full = seen.during("DiskFull", attempt.began - DISK_SLACK_S, attempt.ended + SLACK_S)
+    was_full = seen.during("DiskFull", attempt.began, attempt.ended)
     if not own and (attempt.call_id or attempt.served):
         if was_full:
             verdict.lost_on_full_disk += 1
