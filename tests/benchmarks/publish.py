@@ -29,15 +29,17 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, {name[1] if name else platform.machine()}"
 
 
-def publish(part: str, rows: Sequence[Row]) -> bool:
-    """Print the table, refresh its section of the document, write the JSON; True when every target holds."""
+def publish(part: str, rows: Sequence[Row], *, command: str = "") -> bool:
+    """Print the table, refresh its section of the document, write the JSON; True when every target holds.
+
+    `command` makes the figures; `make bench-<part>` where none is given."""
     table = ["| what | measured | unit | target | holds |", "|---|---|---|---|---|"]
     table += [
         f"| {r.name} | {r.value:g} | {r.unit} | {r.target} | {'yes' if r.holds else 'NO'} |" for r in rows
     ]
     print("\n" + "\n".join(table))
     section = (
-        f"<!-- {part} -->\nMeasured on {machine()}, by `make bench-{part}`.\n\n"
+        f"<!-- {part} -->\nMeasured on {machine()}, by `{command or f'make bench-{part}'}`.\n\n"
         + "\n".join(table)
         + f"\n<!-- /{part} -->"
     )

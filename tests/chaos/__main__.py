@@ -1,4 +1,4 @@
-"""`make chaos`, as `python -m tests.chaos [--seed N] [--short]`: the experiment, its progress, its table.
+"""`make chaos`, as `python -m tests.chaos [--seed N]`: the experiment, its progress, its table.
 
 Exits 1 on any violation, and then keeps the journals and logs; `$RATCHET_HOME/bench/chaos.json` has the figures."""
 
@@ -23,10 +23,9 @@ SHOWN = 15
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=None, help="repeat the schedule of an earlier run")
-    parser.add_argument("--short", action="store_true", help="the form that the test suite runs")
     arguments = parser.parse_args()
     seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
-    shape = faults.SHORT if arguments.short else faults.LONG
+    shape = faults.LONG
     console = Console()
     console.print(f"Seed {seed}: repeat this schedule with `make chaos SEED={seed}`")
     home = Path(os.environ.get("RATCHET_HOME") or ".ratchet").absolute()
@@ -41,7 +40,7 @@ def main() -> int:
     finally:
         installation.delete()
     rows = _rows(verdict, evidence, shape, seed, time.monotonic() - began)
-    holds = publish("chaos", rows)
+    holds = publish("chaos", rows, command=f"make chaos SEED={seed}")
     for kind, sentences in verdict.violations.items():
         for sentence in sentences[:SHOWN]:
             console.print(f"[red]{kind}[/red]: {sentence}", highlight=False)
@@ -60,7 +59,7 @@ def _run(
         BarColumn(),
         TextColumn("{task.fields[kills]:>3} kills"),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[doing]}", table_column=None),
+        TextColumn("{task.fields[doing]}"),
     )
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("", total=shape.requests, kills=0, doing="starting")

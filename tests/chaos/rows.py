@@ -2,7 +2,7 @@
 
 The only module here that knows tables. Rows by plain SQL, so that a selector's mistake cannot hide one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -45,8 +45,33 @@ class LossRow:
         return self.last_sequence - self.first_sequence + 1
 
 
-def calls(connection: "psycopg.Connection[Any]", project_id: str) -> list[CallRow]:
-    """Every call row of the project, doubled ones as often as they are there."""
+@dataclass(frozen=True)
+class Stored:
+    """All of it, for one project."""
+
+    calls: Sequence[CallRow]
+    """Doubled ones as often as they are there."""
+    bodies: Iterable[tuple[str, bytes, bytes]]
+    """Call id, request and response; read while they are gone through, once."""
+    signals: Sequence[SignalRow]
+    losses: Sequence[LossRow]
+    """Of the whole installation: whose records they were is what a loss does not know."""
+
+
+def read(
+    connection: "psycopg.Connection[Any]", project_id: str, *, known_losses: Iterable[LossRow] = ()
+) -> Stored:
+    """What is stored of a project; `known_losses` are those of earlier experiments."""
+    new = set(losses(connection)) - set(known_losses)
+    return Stored(
+        calls=_calls(connection, project_id),
+        bodies=_bodies(connection, project_id),
+        signals=_signals(connection, project_id),
+        losses=sorted(new, key=lambda row: (row.process, row.boot, row.first_sequence)),
+    )
+
+
+def _calls(connection: "psycopg.Connection[Any]", project_id: str) -> list[CallRow]:
     with connection.cursor(row_factory=class_row(CallRow)) as cursor:
         return cursor.execute(
             "SELECT id::text, outcome, status_code, process, boot, sequence, response_id,"
@@ -55,8 +80,7 @@ def calls(connection: "psycopg.Connection[Any]", project_id: str) -> list[CallRo
         ).fetchall()
 
 
-def bodies(connection: "psycopg.Connection[Any]", project_id: str) -> Iterator[tuple[str, bytes, bytes]]:
-    """Call id, request and response of every call whose bytes are stored."""
+def _bodies(connection: "psycopg.Connection[Any]", project_id: str) -> Iterator[tuple[str, bytes, bytes]]:
     with connection.cursor(name="bodies") as cursor:
         cursor.itersize = 500
         yield from cursor.execute(
@@ -65,7 +89,7 @@ def bodies(connection: "psycopg.Connection[Any]", project_id: str) -> Iterator[t
         )
 
 
-def signals(connection: "psycopg.Connection[Any]", project_id: str) -> list[SignalRow]:
+def _signals(connection: "psycopg.Connection[Any]", project_id: str) -> list[SignalRow]:
     with connection.cursor(row_factory=class_row(SignalRow)) as cursor:
         return cursor.execute(
             "SELECT id::text, target, idempotency_key, run_id IS NOT NULL AS has_run"
@@ -75,7 +99,7 @@ def signals(connection: "psycopg.Connection[Any]", project_id: str) -> list[Sign
 
 
 def losses(connection: "psycopg.Connection[Any]") -> list[LossRow]:
-    """Every loss of the installation: whose records they were is what a loss does not know."""
+    """Every loss of the installation."""
     with connection.cursor(row_factory=class_row(LossRow)) as cursor:
         return cursor.execute(
             "SELECT process, boot, first_sequence, last_sequence, reason FROM telemetry_captureloss"
