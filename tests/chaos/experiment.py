@@ -65,7 +65,7 @@ class Evidence:
 
     folder: Path
     """`clients.jsonl`, `provider.jsonl`, `faults.jsonl`, and the processes' logs."""
-    database_url: str
+    installation: Installation
     project_id: str
     has_clock: bool
     is_disk_real: bool
@@ -134,7 +134,7 @@ def run(
         is_drained = _drain(installation, product, project_id, doing.died, say)
         return Evidence(
             folder=folder,
-            database_url=installation.env.database_url,
+            installation=installation,
             project_id=project_id,
             has_clock=clock is not None,
             is_disk_real=disk.is_mounted,

@@ -20,13 +20,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import psycopg
-
 from tests.chaos import rows, witnesses
 from tests.chaos.answers import Behaviour, Reply, reply
 from tests.chaos.exchange import Result
 from tests.chaos.experiment import Evidence
-from tests.chaos.rows import CallRow, LossRow, SignalRow, Stored
+from tests.chaos.rows import BodyDigest, CallRow, LossRow, SignalRow, Stored
 from tests.chaos.witnesses import Attempt, Witnesses
 
 SLACK_S = 0.2
@@ -73,9 +71,7 @@ class Verdict:
 def judge(evidence: Evidence, *, known_losses: Iterable[LossRow] = ()) -> Verdict:
     """Compare what was seen with what is stored. `known_losses` are those of earlier experiments."""
     seen = witnesses.read(evidence.folder)
-    with psycopg.connect(evidence.database_url) as connection:
-        stored = rows.read(connection, evidence.project_id, known_losses=known_losses)
-        verdict = compare(seen, stored)
+    verdict = compare(seen, rows.read(evidence.installation, evidence.project_id, known_losses=known_losses))
     for name in evidence.died:
         verdict.add(CRASHED, name)
     if not evidence.is_drained:
@@ -109,35 +105,34 @@ def _judge_bodies(seen: Witnesses, stored: Stored, verdict: Verdict) -> dict[str
     calls = {row.id: row for row in stored.calls}
     by_request = {attempt.request_sha256: attempt for attempt in seen.attempts.values()}
     nonces: dict[str, str] = {}
-    for call_id, request, response in stored.bodies:
-        attempt = by_request.get(_sha256(request))
+    for body in stored.bodies:
+        attempt = by_request.get(body.request_sha256)
         if attempt is None:
-            verdict.add(WRONG_BYTES, f"call {call_id}: its stored request is none that a client sent")
+            verdict.add(WRONG_BYTES, f"call {body.call_id}: its stored request is none that a client sent")
             continue
-        if call_id in nonces:
-            verdict.add(DOUBLED, f"call {call_id}: its bytes are there twice")
-        nonces[call_id] = attempt.plan.nonce
-        row = calls.get(call_id)
-        if row is not None:
-            _judge_response(attempt, row, response, verdict)
+        if body.call_id in nonces:
+            verdict.add(DOUBLED, f"call {body.call_id}: its bytes are there twice")
+        nonces[body.call_id] = attempt.plan.nonce
+        row = calls.get(body.call_id)
+        if row is not None and not _is_stored_right(attempt, row, body):
+            words = f"call {row.id} ({attempt.plan.nonce}, {row.outcome})"
+            verdict.add(WRONG_BYTES, f"{words}: the stored answer is not the provider's")
     return nonces
 
 
-def _judge_response(attempt: Attempt, row: CallRow, response: bytes, verdict: Verdict) -> None:
-    """The stored answer is the one that the client saw, or a part of it that is no shorter than the client's."""
+def _is_stored_right(attempt: Attempt, row: CallRow, body: BodyDigest) -> bool:
+    """Whether the stored answer is the one that the client saw, or a part of it that is no shorter than the
+    client's."""
+    if row.outcome in {"gateway_died", "unreachable"}:
+        return True  # no answer of the provider's
     serials = [attempt.serial] if attempt.answer else list(attempt.served)
-    answers = [_expected(attempt, serial).whole for serial in serials]
-    if row.outcome in {"complete", "upstream_error"}:
-        is_right = response in answers
-    elif row.outcome in {"gateway_died", "unreachable"}:
-        is_right = True  # no answer of the provider's
-    else:
-        is_right = (
-            any(whole.startswith(response) for whole in answers) and len(response) >= attempt.size_bytes
+    for whole in (_expected(attempt, serial).whole for serial in serials):
+        has_length = body.response_bytes == len(whole) or (
+            row.outcome not in {"complete", "upstream_error"} and body.response_bytes >= attempt.size_bytes
         )
-    if not is_right:
-        words = f"call {row.id} ({attempt.plan.nonce}, {row.outcome})"
-        verdict.add(WRONG_BYTES, f"{words}: the stored answer is not the provider's")
+        if has_length and _sha256(whole[: body.response_bytes]) == body.response_sha256:
+            return True
+    return False
 
 
 def _judge_rows(seen: Witnesses, stored: Sequence[CallRow], nonces: dict[str, str], verdict: Verdict) -> None:

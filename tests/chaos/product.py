@@ -132,12 +132,23 @@ class Installation:
         return made
 
     def manage(self, *arguments: str) -> str:
-        command = [sys.executable, str(ROOT / "manage.py"), *arguments]
+        """What a management command prints. Raises RuntimeError when it fails."""
+        return self.python(str(ROOT / "manage.py"), *arguments)
+
+    def python(self, *arguments: str) -> str:
+        """What a Python program prints that runs with this home's settings. Raises RuntimeError when it fails."""
+        command = [sys.executable, *arguments]
         done = subprocess.run(
-            command, env=dict(self.variables), capture_output=True, text=True, timeout=120, check=False
+            command,
+            cwd=ROOT,
+            env=dict(self.variables),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
         )
         if done.returncode:
-            raise RuntimeError(f"manage.py {arguments[0]} failed: {done.stderr.strip()[-2000:]}")
+            raise RuntimeError(f"{' '.join(arguments[:2])} failed: {done.stderr.strip()[-2000:]}")
         return done.stdout
 
     def make_project(self, name: str, upstream: str) -> tuple[str, str]:

@@ -26,8 +26,7 @@ def installation() -> Iterator[Installation]:
 
 
 def run(installation: Installation, folder: Path, *, gateway_wrapper: tuple[str, ...] = ()) -> Verdict:
-    with psycopg.connect(installation.env.database_url) as connection:
-        known_losses = rows.losses(connection)
+    known_losses = rows.losses(installation)
     evidence = experiment.run(installation, folder, faults.SHORT, seed=SEED, gateway_wrapper=gateway_wrapper)
     return oracle.judge(evidence, known_losses=known_losses)
 

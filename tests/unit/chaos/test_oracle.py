@@ -11,7 +11,7 @@ from tests.chaos import oracle
 from tests.chaos.answers import Behaviour, Plan, reply
 from tests.chaos.exchange import Result
 from tests.chaos.oracle import compare
-from tests.chaos.rows import CallRow, LossRow, SignalRow, Stored
+from tests.chaos.rows import BodyDigest, CallRow, LossRow, SignalRow, Stored
 from tests.chaos.witnesses import Attempt, Feedback, Served, Window, Witnesses
 
 
@@ -21,7 +21,7 @@ class World:
     def __init__(self) -> None:
         self.attempts: dict[str, Attempt] = {}
         self.calls: list[CallRow] = []
-        self.bodies: list[tuple[str, bytes, bytes]] = []
+        self.bodies: list[BodyDigest] = []
         self.losses: list[LossRow] = []
         self.windows = [Window("Kill", "gateway 1", 100.0, 102.0)]
         self.ask("stream", stream=True)
@@ -70,7 +70,7 @@ class World:
         self.calls.append(
             CallRow(f"call-{nonce}", outcome, status, "gateway-1", "boot", number, serial, True, at)
         )
-        self.bodies.append((f"call-{nonce}", request, kept))
+        self.bodies.append(BodyDigest(f"call-{nonce}", _sha256(request), len(kept), _sha256(kept)))
 
     def change_call(self, nonce: str, **fields: object) -> None:
         self.calls = [replace(row, **fields) if row.id == f"call-{nonce}" else row for row in self.calls]  # type: ignore[arg-type]
@@ -87,12 +87,12 @@ def _sha256(data: bytes) -> str:
 
 def _drop_call(world: World, nonce: str) -> None:
     world.calls = [row for row in world.calls if row.id != f"call-{nonce}"]
-    world.bodies = [body for body in world.bodies if body[0] != f"call-{nonce}"]
+    world.bodies = [body for body in world.bodies if body.call_id != f"call-{nonce}"]
 
 
 def _store_twice(world: World) -> None:
     world.calls.append(replace(world.calls[0], id="other", sequence=1))
-    world.bodies.append(("other", *world.bodies[0][1:]))
+    world.bodies.append(replace(world.bodies[0], call_id="other"))
 
 
 def _answered_by_the_gateway(world: World, status: int, code: str) -> None:
@@ -102,8 +102,7 @@ def _answered_by_the_gateway(world: World, status: int, code: str) -> None:
 
 
 def _swap_answer(world: World) -> None:
-    call_id, request, _ = world.bodies[0]
-    world.bodies[0] = (call_id, request, b"something else")
+    world.bodies[0] = replace(world.bodies[0], response_sha256=_sha256(b"something else"))
 
 
 def _show_usage(world: World) -> None:
@@ -117,8 +116,8 @@ def _end_cleanly(world: World) -> None:
 
 
 def _keep_less_than_the_client_got(world: World) -> None:
-    call_id, request, answer = world.bodies[3]
-    world.bodies[3] = (call_id, request, answer[:-1])
+    piece = reply(world.attempts["cut"].plan, "serial-cut", with_usage=True).pieces[0][:-1]
+    world.bodies[3] = replace(world.bodies[3], response_bytes=len(piece), response_sha256=_sha256(piece))
 
 
 SPOILERS: dict[str, tuple[str, Callable[[World], object]]] = {
@@ -143,7 +142,10 @@ SPOILERS: dict[str, tuple[str, Callable[[World], object]]] = {
         oracle.DOUBLED,
         lambda w: w.signals.append(SignalRow("other", "call-stream", "never", True)),
     ),
-    "a call that nobody made": (oracle.WRONG_BYTES, lambda w: w.bodies.append(("other", b"never sent", b""))),
+    "a call that nobody made": (
+        oracle.WRONG_BYTES,
+        lambda w: w.bodies.append(BodyDigest("other", _sha256(b"never sent"), 0, "")),
+    ),
     "the stored answer is another one": (oracle.WRONG_BYTES, _swap_answer),
     "a part that is shorter than the client's": (oracle.WRONG_BYTES, _keep_less_than_the_client_got),
     "the client's bytes are others": (
