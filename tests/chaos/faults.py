@@ -121,7 +121,7 @@ SHORT = Shape(
         Outage(("redis",), 2.0),
         Flush(),
         DiskFull(1.0),
-        ClockJump(-HOUR_S, 1.0),
+        ClockJump(HOUR_S, 1.0),
         Pause("gateway 0", 0.5),
         Pause("ingest", 0.5),
     ),
