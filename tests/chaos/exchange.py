@@ -39,7 +39,7 @@ class Manners:
     leaves_after_s: float | None = None
     """Goes away if no answer has begun by then."""
     leaves_after_bytes: int | None = None
-    """Goes away once this much of the body is here."""
+    """Goes away once this much of an answer's body is here; an error is read to its end."""
     pause_s: float = 0.0
     """Between two reads."""
 
@@ -118,7 +118,8 @@ async def _copy(reader: asyncio.StreamReader, size: int, received: Received, man
             raise asyncio.IncompleteReadError(b"", size)
         received.body += piece
         size -= len(piece)
-        if manners.leaves_after_bytes is not None and len(received.body) >= manners.leaves_after_bytes:
+        leaves = manners.leaves_after_bytes
+        if received.status == 200 and leaves is not None and len(received.body) >= leaves:
             raise _Left
         if manners.pause_s:
             await asyncio.sleep(manners.pause_s)

@@ -267,6 +267,8 @@ class _Doing:
             self._disk.fill(pids)
             await asyncio.sleep(TICK_S)
         self._disk.free(pids)
+        # Not ready before they have written down what they lost; a kill would take that with it.
+        await asyncio.to_thread(self._product.wait_ready)
 
 
 def _needs_shelter(fault: Fault) -> bool:

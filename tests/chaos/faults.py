@@ -105,7 +105,7 @@ LONG = Shape(
         Outage(("postgres",), 5.0, is_crash=True),
         *(Flush() for _ in range(5)),
         *(DiskFull(seconds) for seconds in (4.0, 8.0)),
-        *(ClockJump(offset, 6.0) for offset in (-HOUR_S, HOUR_S, -40, 3 * 24 * HOUR_S, -35 * 24 * HOUR_S)),
+        *(ClockJump(offset, 6.0) for offset in (-HOUR_S, HOUR_S, -40, -3 * 24 * HOUR_S, 35 * 24 * HOUR_S)),
         *(Pause(f"gateway {n}", seconds) for n in range(GATEWAYS) for seconds in (0.5, 3.0)),
         *(Pause(target, 5.0) for target in ("ingest", "worker")),
     ),
