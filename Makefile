@@ -13,7 +13,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 TEST_HOME := $(CURDIR)/.ratchet/test
 
-.PHONY: help setup demo run test test-fast test-integration test-browser check format bench bench-learning conformance bench-gateway clean
+.PHONY: help setup demo run test test-fast test-integration test-browser check format bench bench-learning conformance bench-gateway chaos clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 20
@@ -78,6 +78,10 @@ bench-learning: $(READY) ## does learning work? 3 seeds, 300 held-out tasks, and
 
 conformance: $(READY) ## OpenAI's own tests and agents of six SDKs, directly and through the gateway: 5 minutes
 	@$(BIN)/python -m tests.conformance
+
+chaos: $(READY) ## 100,000 calls and 100 kills: is anything lost, doubled or wrong? SEED=N repeats a schedule
+	@command -v cc >/dev/null || echo "No C compiler: clocks will not jump (install the package gcc for that)."
+	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED))
 
 clean: ## stop the embedded servers and delete all state of this folder's home
 	@test ! -x $(BIN)/python || $(BIN)/python manage.py stop_servers

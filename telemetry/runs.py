@@ -28,6 +28,8 @@ GRACE = timedelta(seconds=3)
 """How long a call waits, after its end, for an earlier call that another gateway's spool may still bring. A
 parent that comes later becomes a run of its own: links are never rewritten, because episodes may have been
 built on them."""
+MAX_AHEAD = timedelta(minutes=5)
+"""How far a gateway's clock may run ahead of ours; a call from further off waits for nothing."""
 RETRY_WINDOW = timedelta(minutes=15)
 """How far back an SDK's retry looks for its first attempt."""
 IDLE = timedelta(minutes=10)
@@ -222,11 +224,13 @@ def _link(call: Call, known: _Known, now: datetime) -> Link | None:
         answers = {
             echo: [answer for answer in equals if answer.run_id == run_id] for echo, equals in answers.items()
         }
-    elif now - (call.ended_at or call.started_at) < GRACE and _may_get_better(
-        call, parents, answers, attempts
-    ):
+    elif _is_fresh(call, now) and _may_get_better(call, parents, answers, attempts):
         return None
     return decide(hashes, answers=answers, attempts=attempts, named=bool(call.run_name), told=call.run_hint)
+
+
+def _is_fresh(call: Call, now: datetime) -> bool:
+    return -MAX_AHEAD < now - (call.ended_at or call.started_at) < GRACE
 
 
 def _may_get_better(

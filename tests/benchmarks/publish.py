@@ -86,12 +86,19 @@ def show(rows: Sequence[Row], grids: Sequence[Grid] = ()) -> str:
     return text
 
 
-def publish(part: str, rows: Sequence[Row], grids: Sequence[Grid] = ()) -> bool:
-    """Print the tables, refresh their section of the document, write the JSON; True when every target holds."""
+def publish(part: str, rows: Sequence[Row], grids: Sequence[Grid] = (), *, command: str = "") -> bool:
+    """Print the tables, refresh their section of the document, write the JSON; True when every target holds.
+
+    `command` makes the figures; `make bench-<part>` where none is given."""
     tables = show(rows, grids)
     rows = [*rows, *(row for grid in grids for row in grid.rows())]
     section = (
-        f"<!-- {part} -->\nMeasured on {machine()}, by `make bench-{part}`.\n\n{tables}\n<!-- /{part} -->"
+        f"<!-- {part} -->
+Measured on {machine()}, by `{command or f'make bench-{part}'}`.
+
+"
+        f"{tables}
+<!-- /{part} -->"
     )
     text = DOCUMENT.read_text()
     text, count = re.subn(rf"<!-- {part} -->.*?<!-- /{part} -->", lambda _: section, text, flags=re.DOTALL)

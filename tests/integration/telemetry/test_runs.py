@@ -152,6 +152,12 @@ def test_calls_without_messages_stand_alone(make_call, tenant, now):
     assert {call.step.reason for call in calls} == {"single"}
 
 
+def test_a_call_from_a_clock_that_ran_ahead_does_not_wait(make_call, tenant, now):
+    child = make_call([SYSTEM, HELLO, HI, ASK], DONE, at=3600)
+    assert place(tenant, now) == 1
+    assert run_of(child)
+
+
 def test_a_child_waits_for_its_parent_and_not_for_ever(make_call, tenant, now):
     opening = [SYSTEM, HELLO]
     child = make_call([*opening, HI, ASK], DONE, at=1)
