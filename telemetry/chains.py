@@ -6,7 +6,7 @@ the two calls alone, not on what this process remembers, so a call that is read 
 Remembers bases, within bounds; to forget them costs space only. Pure: no tables."""
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from hashlib import sha256
@@ -73,7 +73,14 @@ class Chains:
         self._known: OrderedDict[Hashable, None] = OrderedDict()
 
     def add(
-        self, *, project_id: UUID, period: date, call_id: UUID, kind: Hashable, request: bytes, response: bytes
+        self,
+        *,
+        project_id: UUID,
+        period: date,
+        call_id: UUID,
+        kind: Hashable,
+        request: bytes,
+        response: bytes,
     ) -> Link:
         """The link of one more call; `kind` is alike for calls whose bytes are probably alike."""
         scope = project_id, period
@@ -89,16 +96,18 @@ class Chains:
             _remember(self._firsts, (scope, kind), made, MAX_FIRSTS)
         if len(payload) <= MAX_BASE_BYTES:
             self._remember_base(landmarks[:TRAILING], made)
-        return Link(used.call_id if used else None, sha256(request).digest(), data, self._unknown(scope, parts))
+        return Link(
+            used.call_id if used else None, sha256(request).digest(), data, self._unknown(scope, parts)
+        )
 
-    def _base(self, landmarks: list[tuple[Hashable, int]]) -> _Base | None:
+    def _base(self, landmarks: Sequence[Hashable]) -> _Base | None:
         for landmark in landmarks:
             base = self._bases.get(landmark)
             if base is not None:
                 return base if base.depth < MAX_DEPTH else None
         return None
 
-    def _remember_base(self, landmarks: list[tuple[Hashable, int]], base: _Base) -> None:
+    def _remember_base(self, landmarks: Sequence[Hashable], base: _Base) -> None:
         for landmark in landmarks:
             replaced = self._bases.pop(landmark, None)
             self._bases_bytes += len(base.payload) - (len(replaced.payload) if replaced else 0)

@@ -142,7 +142,9 @@ class Call(models.Model):
         indexes = [
             models.Index(fields=["project", "-started_at"]),
             models.Index(fields=["project", "response_id"]),
-            models.Index(fields=["api_key", "echo_hash"], name="call_echo", condition=Q(echo_hash__isnull=False)),
+            models.Index(
+                fields=["api_key", "echo_hash"], name="call_echo", condition=Q(echo_hash__isnull=False)
+            ),
             models.Index(
                 fields=["api_key", "prefix_hash"], name="call_prefix", condition=Q(prefix_hash__isnull=False)
             ),
@@ -260,5 +262,7 @@ class CaptureLoss(models.Model):
     class Meta:
         verbose_name_plural = "capture losses"
         constraints = [
-            models.UniqueConstraint(name="loss_unique", fields=["process", "boot", "first_sequence", "reason"]),
+            models.UniqueConstraint(
+                name="loss_unique", fields=["process", "boot", "first_sequence", "reason"]
+            ),
         ]

@@ -7,11 +7,11 @@ Pure: how skeletons and pieces are kept is `telemetry.chains`' and `telemetry.bo
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
-from typing import Any
+from json.scanner import make_scanner
 
 LONG_BYTES = 1024
 """From this length on a piece is stored by itself. Shorter ones cost more as rows than they take in a skeleton."""
@@ -21,7 +21,7 @@ _LISTS = frozenset({"messages", "input"})
 _DIGEST_BYTES = 32
 _SPACES = frozenset(" \t\r\n")
 # Numbers are not looked at: as text they cost nothing and have no limit.
-_scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(parse_float=str, parse_int=str).scan_once
+_scan = make_scanner(json.JSONDecoder(parse_float=str, parse_int=str))
 
 Span = tuple[int, int]
 
@@ -37,7 +37,9 @@ class Skeleton:
 
     def packed(self) -> bytes:
         """The form in which it is stored; two that begin alike have forms that are alike."""
-        return struct.pack(f">II{len(self.places)}I", len(self.places), len(self.text), *self.places) + self.text
+        return (
+            struct.pack(f">II{len(self.places)}I", len(self.places), len(self.text), *self.places) + self.text
+        )
 
     def digests(self) -> list[bytes]:
         """The digests of its pieces, in order."""

@@ -229,7 +229,8 @@ class Spool:
         cut = without_body(record)
         if cut is not record and self.size_bytes + len(frame) > self._policy.soft_bytes:
             frame = _frame(cut, sequence)
-            self._note(sequence, Shed.BODY)
+        else:
+            cut = record
         size_bytes = self.size_bytes + len(frame)
         self._enter(self._policy.level(size_bytes))
         reason = self._policy.refuses(record, size_bytes)
@@ -238,6 +239,8 @@ class Spool:
             raise SpoolFull(
                 f"{reason}: the spool holds {self.size_bytes} bytes and may hold {self._max_bytes}"
             )
+        if cut is not record:
+            self._note(sequence, Shed.BODY)
         return frame
 
     def _write_without_body(self, record: Record, sequence: int) -> bool:

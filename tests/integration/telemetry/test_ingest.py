@@ -14,6 +14,7 @@ from django.db import connection
 from audit.models import Event
 from kernel.ids import uuid7
 from telemetry import ingest
+from telemetry.bodies import bodies_of
 from telemetry.ingest import Ingester
 from telemetry.models import Call, CallBody, CaptureLoss, Signal, SpoolPosition
 from telemetry.records import BeginRecord, EndRecord, SignalRecord
@@ -105,8 +106,9 @@ def test_a_call_and_its_signal_arrive_as_they_were_written(spool, folder, tenant
     )
     assert [bytes(parent) for parent in call.parent_hashes] == [b"a" * 32, b"b" * 32]
     assert call.ended_at - call.started_at == timedelta(milliseconds=400)
-    assert bytes(call.body.request) == b'{"model": "gpt-4o"}'
-    assert bytes(call.body.response) == b'{"choices": []}'
+    body = bodies_of(tenant.project.id, [call_id])[call_id]
+    assert body.request == b'{"model": "gpt-4o"}'
+    assert (body.response, body.response_type) == (b'{"choices": []}', "application/json")
     assert Signal.objects.get().value == {"content": "as it should be"}
 
 
