@@ -17,7 +17,7 @@ import zstandard
 
 from telemetry.pieces import Cut, Skeleton, cut, unpacked
 
-LEVEL = 3
+LEVEL = 5
 MAX_DEPTH = 100
 """How many links a reader follows at most, give or take the first of its kind."""
 MAX_BASE_BYTES = 4 << 20
@@ -95,7 +95,9 @@ class Chains:
         if used is None and len(payload) <= MAX_FIRST_BYTES and response:
             _remember(self._firsts, (scope, kind), made, MAX_FIRSTS)
         if len(payload) <= MAX_BASE_BYTES:
-            self._remember_base(landmarks[:TRAILING], made)
+            # An opening alone, such as the system message of all runs, does not make a turn the base of another run.
+            turns = parts.landmarks[1:] or parts.landmarks
+            self._remember_base([(scope, landmark) for landmark in turns[-TRAILING:]], made)
         return Link(
             used.call_id if used else None, sha256(request).digest(), data, self._unknown(scope, parts)
         )

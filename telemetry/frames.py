@@ -2,6 +2,8 @@
 
     length u32, CRC-32 u32, then `length` bytes: kind u8, sequence u64, header length u32, JSON header, raw body
 
+The checksum begins with the boot's name, which no customer knows: what looks like a frame inside a customer's body
+is never taken for one, even when the frame around it is damaged.
 Pure bytes: which files there are, and when they may be read, is `telemetry.spool`'s; what kind, header and body
 mean is `telemetry.records`'."""
 
@@ -31,20 +33,25 @@ class Frame(NamedTuple):
     """Whether bytes that are no frame lie between this one and the one before."""
 
 
-def pack(kind: int, sequence: int, header: bytes, body: bytes) -> bytes:
+def seed(boot: str) -> int:
+    """Where the checksums of a boot's frames begin."""
+    return zlib.crc32(boot.encode())
+
+
+def pack(kind: int, sequence: int, header: bytes, body: bytes, *, seed: int) -> bytes:
     """A frame, ready to be written in one go."""
     prefix = _PREFIX.pack(kind, sequence, len(header))
-    checksum = zlib.crc32(body, zlib.crc32(header, zlib.crc32(prefix)))
+    checksum = zlib.crc32(body, zlib.crc32(header, zlib.crc32(prefix, seed)))
     return b"".join((_FRAME.pack(len(prefix) + len(header) + len(body), checksum), prefix, header, body))
 
 
-def read(file: BinaryIO, offset: int, *, is_closed: bool) -> Iterator[Frame]:
+def read(file: BinaryIO, offset: int, *, seed: int, is_closed: bool) -> Iterator[Frame]:
     """The frames from byte `offset` on.
 
     Damage is passed over: reading goes on at the next place that is a frame by its checksum. Where there is
     none, reading ends: at a torn tail, at the zeros that a power cut can leave. Of a file that may still grow,
     a frame that is not whole is left alone, since its rest may be on its way."""
-    window = _Window(file, offset)
+    window = _Window(file, offset, seed)
     at, is_after_damage = offset, False
     while True:
         frame = window.frame(at, is_after_damage)
@@ -63,8 +70,9 @@ def read(file: BinaryIO, offset: int, *, is_closed: bool) -> Iterator[Frame]:
 class _Window:
     """A part of the file in memory, moved forward as frames are asked for."""
 
-    def __init__(self, file: BinaryIO, offset: int) -> None:
+    def __init__(self, file: BinaryIO, offset: int, seed: int) -> None:
         self._file = file
+        self._seed = seed
         self._start = offset
         self._data = b""
         file.seek(offset)
@@ -79,7 +87,7 @@ class _Window:
         begin = at - self._start + _FRAME.size
         end = begin + length
         payload = self._data[begin:end]
-        if zlib.crc32(payload) != checksum:
+        if zlib.crc32(payload, self._seed) != checksum:
             return None
         kind, sequence, header_bytes = _PREFIX.unpack_from(payload)
         body_at = _PREFIX.size + header_bytes

@@ -214,7 +214,11 @@ def _copy(table: str, columns: Sequence[str], rows: Sequence[bytes], *, merge: b
         if merge:
             cursor.execute(f"CREATE TEMP TABLE IF NOT EXISTS {into} (LIKE {table}) ON COMMIT DELETE ROWS")
             cursor.execute(f"TRUNCATE {into}")
-        with cursor.copy(f"COPY {into} ({names}) FROM STDIN (FORMAT BINARY)") as copy:
+        # Django knows nothing of COPY, so it does not translate its errors by itself.
+        with (
+            connection.wrap_database_errors,
+            cursor.copy(f"COPY {into} ({names}) FROM STDIN (FORMAT BINARY)") as copy,
+        ):
             copy.write(binary.stream(rows))
         if merge:
             cursor.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM {into} ON CONFLICT DO NOTHING")

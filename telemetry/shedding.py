@@ -47,20 +47,22 @@ class Policy:
         self.calls_left_out: dict[UUID, Shed] = {}
 
     def level(self, size_bytes: int) -> Level:
-        """The level that holds when the spool has this size."""
+        """The level that holds while the spool has this size."""
         return max(
             (level for level, limit in self._limits.items() if size_bytes > limit), default=Level.NOTHING
         )
 
-    def refuses(self, record: Record, size_bytes: int) -> Shed | None:
-        """Why a record, already without its body, is not kept; None when it is. `size_bytes` counts it in."""
-        level = self.level(size_bytes)
+    def refuses(self, record: Record, level: Level) -> Shed | None:
+        """Why a record, already without its body, is not kept at this level; None when it is."""
         if isinstance(record, EndRecord):
             reason = self.calls_left_out.pop(record.call_id, None)
-            return reason or (Shed.FULL if level is Level.EVERYTHING else None)
+            if reason is not None:
+                return reason
+        if level is Level.EVERYTHING:
+            return Shed.FULL
         if not isinstance(record, BeginRecord):
-            return Shed.FULL if level is Level.EVERYTHING else None
-        if level >= Level.NEW_CALLS:
+            return None
+        if level is Level.NEW_CALLS:
             return Shed.FULL
         return Shed.PASS_THROUGH if level is Level.PASS_THROUGH and not record.dialect else None
 

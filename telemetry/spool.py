@@ -97,7 +97,7 @@ class Segment:
     def read(self, offset: int = 0, *, is_closed: bool = False) -> Iterator[Entry]:
         """The records from byte `offset` on; how torn and damaged frames are met is said in `frames.read`."""
         with self.path.open("rb", buffering=0) as file:
-            for frame in frames.read(file, offset, is_closed=is_closed):
+            for frame in frames.read(file, offset, seed=frames.seed(self.boot), is_closed=is_closed):
                 yield Entry(frame)
 
     def remove(self) -> None:
@@ -131,6 +131,7 @@ class Spool:
 
         `strict` is for the owner to read: whether it should wait for `synced` before it goes on."""
         self.boot = uuid7().hex
+        self._seed = frames.seed(self.boot)
         self.process, self._name_lock = _claim_name(folder, process)
         self.folder = folder / self.process
         self.strict = strict
@@ -185,7 +186,7 @@ class Spool:
         counted."""
         with self._mutex:
             sequence = self._sequence
-            frame = _frame(record, sequence)
+            frame = self._frame(record, sequence)
             self._sequence += 1
             if self.size_bytes + len(frame) > self._policy.soft_bytes or self._policy.calls_left_out:
                 frame = self._fitting(record, frame, sequence)
@@ -228,12 +229,14 @@ class Spool:
         """The frame, without its body where the quota asks for that. Raises SpoolFull where it asks for more."""
         cut = without_body(record)
         if cut is not record and self.size_bytes + len(frame) > self._policy.soft_bytes:
-            frame = _frame(cut, sequence)
+            frame = self._frame(cut, sequence)
         else:
             cut = record
-        size_bytes = self.size_bytes + len(frame)
-        self._enter(self._policy.level(size_bytes))
-        reason = self._policy.refuses(record, size_bytes)
+        level = self._policy.level(self.size_bytes)
+        if self.size_bytes + len(frame) > self._max_bytes:
+            level = Level.EVERYTHING
+        self._enter(level)
+        reason = self._policy.refuses(record, level)
         if reason is not None:
             self._lose(record, sequence, reason)
             raise SpoolFull(
@@ -249,11 +252,15 @@ class Spool:
         if cut is record:
             return False
         try:
-            self._write(_frame(cut, sequence))
+            self._write(self._frame(cut, sequence))
         except OSError:
             return False
         self._note(sequence, Shed.BODY)
         return True
+
+    def _frame(self, record: Record, sequence: int) -> bytes:
+        kind, header, body = encode(record)
+        return frames.pack(kind, sequence, header, body, seed=self._seed)
 
     def _enter(self, level: Level) -> None:
         if level is self.level:
@@ -319,7 +326,7 @@ class Spool:
         with self._mutex:
             while self._pending_losses:
                 try:
-                    self._write(_frame(self._pending_losses[0], self._sequence))
+                    self._write(self._frame(self._pending_losses[0], self._sequence))
                 except OSError:
                     return
                 self._sequence += 1
@@ -405,11 +412,6 @@ def _claim_name(folder: Path, process: str) -> tuple[str, int]:
             number += 1
         else:
             return name, lock
-
-
-def _frame(record: Record, sequence: int) -> bytes:
-    kind, header, body = encode(record)
-    return frames.pack(kind, sequence, header, body)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -14,16 +14,18 @@ CREATE TABLE telemetry_callbody (
     base_id uuid,
     request_sha256 bytea NOT NULL,
     response_type varchar(100) NOT NULL,
-    data bytea NOT NULL STORAGE EXTERNAL,
+    data bytea NOT NULL,
     PRIMARY KEY (period, call_id)
 ) PARTITION BY RANGE (period);
 CREATE TABLE telemetry_piece (
     period date NOT NULL,
     project_id uuid NOT NULL,
     sha256 bytea NOT NULL,
-    data bytea NOT NULL STORAGE EXTERNAL,
+    data bytea NOT NULL,
     PRIMARY KEY (period, project_id, sha256)
 ) PARTITION BY RANGE (period);
+ALTER TABLE telemetry_callbody ALTER COLUMN data SET STORAGE EXTERNAL;
+ALTER TABLE telemetry_piece ALTER COLUMN data SET STORAGE EXTERNAL;
 """
 DROP_PARTITIONED = "DROP TABLE telemetry_callbody, telemetry_piece"
 

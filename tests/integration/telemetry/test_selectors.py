@@ -58,7 +58,7 @@ def test_calls_carry_their_run_in_one_query(history, tenant, django_assert_num_q
 
 def test_a_run_in_detail(history, tenant, stranger, django_assert_num_queries):
     run_id = selectors.runs_page(project=tenant.project)[-1].id
-    with django_assert_num_queries(8):
+    with django_assert_num_queries(6):
         detail = selectors.run_detail(project=tenant.project, run_id=run_id)
     assert detail is not None
     assert [(step.index, step.parent_index, len(step.calls)) for step in detail.steps] == [
