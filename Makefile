@@ -67,10 +67,13 @@ browser:
 	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
 	  || echo "No Chromium: the browser tests will be skipped (install the package chromium to run them)."
 
-bench: bench-learning ## every benchmark; tables go to docs/benchmarks.md
+bench: bench-learning bench-ingest ## every benchmark; tables go to docs/benchmarks.md
 
 bench-learning: $(READY) ## does learning work? 3 seeds, 300 held-out tasks, and a shuffled-reward control
 	$(BIN)/python tests/benchmarks/bench_learning.py
+
+bench-ingest: $(READY) ## how fast ingest drains a spool, and how little room an agent's calls take
+	$(BIN)/python tests/benchmarks/bench_ingest.py
 
 clean: ## stop the embedded servers and delete all state of this folder's home
 	@test ! -x $(BIN)/python || $(BIN)/python manage.py stop_servers

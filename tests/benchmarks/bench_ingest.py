@@ -102,7 +102,9 @@ def _turns(messages: list[dict[str, Any]], *, stream: bool) -> Iterator[tuple[by
         if message["role"] == "assistant":
             whole = recorded.completion(history, message)
             request = {"messages": history, "model": "gpt-4o"} | ({"stream": True} if stream else {})
-            sent = json.dumps(request, ensure_ascii=False, separators=(",", ":")).encode()  # as the SDK sends it
+            sent = json.dumps(
+                request, ensure_ascii=False, separators=(",", ":")
+            ).encode()  # as the SDK sends it
             events = b"".join(recorded.events(whole, with_usage=False))
             yield sent, events if stream else json.dumps(whole).encode(), stream
             answer = whole["choices"][0]["message"]
@@ -130,7 +132,13 @@ def measure_storage(folder: Path) -> list[Row]:
         Row("airline: raw table", round(raw / 1e6, 2), "MB", "", True),
         Row("airline: raw table, uncompressed", round(raw_plain / 1e6, 2), "MB", "", True),
         Row("airline: stored", round(stored / 1e6, 2), "MB", "", True),
-        Row("airline: times smaller than the raw table", round(raw / stored, 1), "times", ">= 8", raw >= 8 * stored),
+        Row(
+            "airline: times smaller than the raw table",
+            round(raw / stored, 1),
+            "times",
+            ">= 8",
+            raw >= 8 * stored,
+        ),
         Row("airline: times smaller than uncompressed", round(raw_plain / stored, 1), "times", "", True),
     ]
 
@@ -169,14 +177,25 @@ def measure_speed(folder: Path, calls: int) -> list[Row]:
     append_us = (time.process_time() - began) / calls / 2 * 1e6
     spool.close()
     began = time.perf_counter()
-    cpu=time.process_time(); pg=_backend_cpu()
+    cpu = time.process_time()
+    pg = _backend_cpu()
     import cProfile
-    pr=cProfile.Profile() if os.environ.get("PROF") else None
-    if pr: pr.enable()
+
+    pr = cProfile.Profile() if os.environ.get("PROF") else None
+    if pr:
+        pr.enable()
     Ingester(folder).ingest_once(now=clock.now())
     if pr:
-        pr.disable(); import pstats; pstats.Stats(pr).sort_stats("tottime").print_stats(35)
-    print("python us/call",(time.process_time()-cpu)/calls*1e6,"pg us/call",(_backend_cpu()-pg)/calls*1e6)
+        pr.disable()
+        import pstats
+
+        pstats.Stats(pr).sort_stats("tottime").print_stats(35)
+    print(
+        "python us/call",
+        (time.process_time() - cpu) / calls * 1e6,
+        "pg us/call",
+        (_backend_cpu() - pg) / calls * 1e6,
+    )
     rate = calls / (time.perf_counter() - began)
     stored = Call.objects.filter(project_id=key.project_id).count()
     rows = [
@@ -189,16 +208,20 @@ def measure_speed(folder: Path, calls: int) -> list[Row]:
 
 def _backend_cpu():
     with connection.cursor() as c:
-        c.execute("select pg_backend_pid()"); pid=c.fetchone()[0]
-    f=open(f"/proc/{pid}/stat").read().rsplit(")",1)[1].split()
-    return (int(f[11])+int(f[12]))/os.sysconf("SC_CLK_TCK")
+        c.execute("select pg_backend_pid()")
+        pid = c.fetchone()[0]
+    f = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+    return (int(f[11]) + int(f[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _small(rng: random.Random) -> tuple[bytes, bytes]:
     """A chat request and its answer; half of each differs from call to call."""
     words = [rng.randbytes(SMALL // 4).hex() for _ in range(2)]
     fixed = "You are the support desk of a lamp shop. Be brief, be kind. ".ljust(SMALL // 2, "x")
-    request = {"model": "gpt-4o", "messages": [{"role": "system", "content": fixed}, {"role": "user", "content": words[0]}]}
+    request = {
+        "model": "gpt-4o",
+        "messages": [{"role": "system", "content": fixed}, {"role": "user", "content": words[0]}],
+    }
     answer = recorded.completion([], {"role": "assistant", "content": words[1]})
     return json.dumps(request).encode(), json.dumps(answer).encode()
 
