@@ -42,6 +42,7 @@ class Action(StrEnum):
     CHAMPION_CHANGED = "champion.changed"
     CHAMPION_RESTORED = "champion.restored"
     CAPTURE_LOST = "capture.lost"
+    PERIOD_DROPPED = "period.dropped"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ Reads no message and joins no run: `telemetry.runs` does, when the hint arrives.
 import fcntl
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -27,10 +27,13 @@ from audit.actions import Action, Actor, ObjectRef
 from kernel import clock
 from kernel.notify import CALLS_ARRIVED, notify
 from kernel.queueing import enqueue_on_commit
+from telemetry import periods
+from telemetry.chains import Chains
 from telemetry.models import CaptureLoss, Signal, SpoolPosition
 from telemetry.records import BeginRecord, EndRecord, LossRecord, SignalRecord, UnknownRecord
-from telemetry.rows import call_rows, copy_calls, fitting, signal_row
+from telemetry.rows import MALFORMED, CallRow, call_row, copy_calls, fitting, signal_row
 from telemetry.runs import STITCH
+from telemetry.shedding import Shed
 from telemetry.spool import Entry, Segment, segments
 
 log = logging.getLogger(__name__)
@@ -44,6 +47,8 @@ CHUNK_BYTES = 16 << 20
 
 _MISSING = "missing"
 """Reason of a gap that no loss record has explained (yet)."""
+_DAMAGED = "damaged"
+"""Reason of a gap where bytes lie that are no record."""
 
 
 def run_forever(stop: threading.Event, *, folder: Path | None = None) -> None:
@@ -122,6 +127,8 @@ class Ingester:
         self._folder = folder
         self._boots: dict[tuple[str, str], _Boot] = {}
         self._unreadable: set[Path] = set()
+        self._chains = Chains()
+        self._periods: set[date] = set()
 
     def ingest_once(self, *, now: datetime) -> int:
         """Store what the gateways have written so far; return how many records were read.
@@ -134,11 +141,10 @@ class Ingester:
         for segment in segments(self._folder):
             by_boot.setdefault((segment.process, segment.boot), []).append(segment)
         self._boots = {key: boot for key, boot in self._boots.items() if key in by_boot}
-        return sum(
-            self._ingest_boot(files, is_over=files[-1] in closed, now=now) for files in by_boot.values()
-        )
+        return sum(self._ingest_boot(files, closed, now=now) for files in by_boot.values())
 
-    def _ingest_boot(self, files: Sequence[Segment], *, is_over: bool, now: datetime) -> int:
+    def _ingest_boot(self, files: Sequence[Segment], closed: set[Segment], *, now: datetime) -> int:
+        is_over = files[-1] in closed
         process, name = files[0].process, files[0].boot
         boot = self._boots.get((process, name)) or _load(process, name, files[0].number)
         self._boots[process, name] = boot
@@ -151,24 +157,24 @@ class Ingester:
             read, is_exhausted = 1, False
             while read and not is_exhausted:
                 chunk = _Chunk()
-                read, is_exhausted = self._read(file, boot, chunk)
+                read, is_exhausted = self._read(file, boot, chunk, is_closed=file in closed)
                 is_end = is_exhausted and is_over and file is files[-1]
                 if is_end:
                     _finish(chunk, boot, file)
                 if read or is_end:
-                    _store(chunk, boot, now)
+                    self._store(chunk, boot, now)
                 count += read
             if not is_exhausted:
                 return count
         self._remove(files, boot, is_over=is_over)
         return count
 
-    def _read(self, file: Segment, boot: _Boot, chunk: _Chunk) -> tuple[int, bool]:
+    def _read(self, file: Segment, boot: _Boot, chunk: _Chunk, *, is_closed: bool) -> tuple[int, bool]:
         """Fill a chunk from a segment; return how many records it took, and whether the segment has no
         more."""
         read, begin_offset = 0, boot.offset
         try:
-            for entry in file.read(boot.offset):
+            for entry in file.read(boot.offset, is_closed=is_closed):
                 _take(entry, boot, chunk)
                 boot.offset = entry.end_offset
                 read += 1
@@ -180,6 +186,31 @@ class Ingester:
                 self._unreadable.add(file.path)
             return read, False
         return read, True
+
+    def _store(self, chunk: _Chunk, boot: _Boot, now: datetime) -> None:
+        projects = dict(ApiKey.objects.filter(id__in=_key_ids(chunk)).values_list("id", "project_id"))
+        calls = _call_rows(chunk, boot, projects)
+        signals = _signal_rows(chunk, projects)
+        for period in {row.period for row in calls} - self._periods:
+            periods.ensure(period)  # before the transaction that writes: making one takes a lock
+            self._periods.add(period)
+        with transaction.atomic():
+            chunk.gaps += [(sequence, sequence, "refused") for sequence in copy_calls(calls, self._chains)]
+            # Not only the id conflicts: a second signal with the same idempotency key is the first one again.
+            Signal.objects.bulk_create(signals, ignore_conflicts=True)
+            _store_losses(chunk, boot, now)
+            segment, offset, sequence = boot.low_water
+            SpoolPosition.objects.update_or_create(
+                process=boot.process,
+                boot=boot.boot,
+                segment=segment,
+                defaults={"offset_bytes": offset, "next_sequence": sequence, "updated_at": now},
+            )
+            arrived = {row.begin.project_id for row in calls} | {row.project_id for row in signals}
+            for project_id in arrived:
+                enqueue_on_commit(STITCH, project_id=str(project_id))
+            if arrived:
+                notify(CALLS_ARRIVED)
 
     def _remove(self, files: Sequence[Segment], boot: _Boot, *, is_over: bool) -> None:
         """Remove the segments that nothing needs any more; the commit that says so is behind us."""
@@ -202,7 +233,8 @@ def _load(process: str, boot: str, first_segment: int) -> _Boot:
 def _take(entry: Entry, boot: _Boot, chunk: _Chunk) -> None:
     """Sort one record into the chunk, noticing what is missing before it."""
     if boot.next_sequence is not None and entry.sequence > boot.next_sequence:
-        chunk.gaps.append((boot.next_sequence, entry.sequence - 1, _MISSING))
+        reason = _DAMAGED if entry.is_after_damage else _MISSING
+        chunk.gaps.append((boot.next_sequence, entry.sequence - 1, reason))
     boot.next_sequence = entry.sequence + 1
     match entry.record:
         case BeginRecord() as begin:
@@ -226,48 +258,32 @@ def _finish(chunk: _Chunk, boot: _Boot, last: Segment) -> None:
         chunk.gaps.append((torn, torn, "torn"))
 
 
-def _store(chunk: _Chunk, boot: _Boot, now: datetime) -> None:
-    with transaction.atomic():
-        projects = dict(ApiKey.objects.filter(id__in=_key_ids(chunk)).values_list("id", "project_id"))
-        calls = []
-        for begin, end in chunk.calls:
-            if projects.get(begin.record.api_key_id) != begin.record.project_id:
-                chunk.gaps.append((begin.sequence, begin.sequence, "unknown_project"))
-                continue
-            try:
-                rows = call_rows(
-                    begin.record, end, process=boot.process, boot=boot.boot, sequence=begin.sequence
-                )
-                calls.append(rows)
-            except (ValueError, OverflowError):
-                chunk.gaps.append((begin.sequence, begin.sequence, "malformed"))
-        signals = []
-        for sequence, record in chunk.signals:
-            if projects.get(record.api_key_id) != record.project_id:
-                chunk.gaps.append((sequence, sequence, "unknown_project"))
-                continue
-            try:
-                signals.append(signal_row(record))
-            except (ValueError, OverflowError):
-                chunk.gaps.append((sequence, sequence, "malformed"))
-        chunk.gaps += [(sequence, sequence, "refused") for sequence in copy_calls(calls)]
-        # Not only the id conflicts: a second signal with the same idempotency key is the first one again.
-        Signal.objects.bulk_create(signals, ignore_conflicts=True)
-        _store_losses(chunk, boot, now)
-        segment, offset, sequence = boot.low_water
-        SpoolPosition.objects.update_or_create(
-            process=boot.process,
-            boot=boot.boot,
-            segment=segment,
-            defaults={"offset_bytes": offset, "next_sequence": sequence, "updated_at": now},
-        )
-        for project_id in {begin.record.project_id for begin, _ in chunk.calls} | {
-            record.project_id for _, record in chunk.signals
-        }:
-            if project_id in projects.values():
-                enqueue_on_commit(STITCH, project_id=str(project_id))
-        if calls or signals:
-            notify(CALLS_ARRIVED)
+def _call_rows(chunk: _Chunk, boot: _Boot, projects: Mapping[UUID, UUID]) -> list[CallRow]:
+    rows = []
+    for begin, end in chunk.calls:
+        if projects.get(begin.record.api_key_id) != begin.record.project_id:
+            chunk.gaps.append((begin.sequence, begin.sequence, "unknown_project"))
+            continue
+        try:
+            row = call_row(begin.record, end, process=boot.process, boot=boot.boot, sequence=begin.sequence)
+        except MALFORMED:
+            chunk.gaps.append((begin.sequence, begin.sequence, "malformed"))
+        else:
+            rows.append(row)
+    return rows
+
+
+def _signal_rows(chunk: _Chunk, projects: Mapping[UUID, UUID]) -> list[Signal]:
+    rows = []
+    for sequence, record in chunk.signals:
+        if projects.get(record.api_key_id) != record.project_id:
+            chunk.gaps.append((sequence, sequence, "unknown_project"))
+            continue
+        try:
+            rows.append(signal_row(record))
+        except MALFORMED:
+            chunk.gaps.append((sequence, sequence, "malformed"))
+    return rows
 
 
 def _key_ids(chunk: _Chunk) -> set[UUID]:
@@ -275,59 +291,85 @@ def _key_ids(chunk: _Chunk) -> set[UUID]:
     return calls | {record.api_key_id for _, record in chunk.signals}
 
 
+@dataclass
+class _Loss:
+    """A row to be: what is missing, or what the bodies of some records were."""
+
+    first: int
+    last: int
+    count: int
+    reason: str
+
+
+def _losses_of(chunk: _Chunk) -> list[_Loss]:
+    """The chunk's gaps, those that one loss record explains taken together, and the bodies that were shed."""
+    losses = []
+    explained: dict[LossRecord, _Loss] = {}
+    for first, last, reason in sorted(chunk.gaps):
+        explanation = next(
+            (r for r in chunk.explanations if r.first_sequence <= first and last <= r.last_sequence), None
+        )
+        if reason != _MISSING or explanation is None:
+            losses.append(_Loss(first, last, last - first + 1, reason))
+        elif explanation in explained:
+            loss = explained[explanation]
+            loss.last, loss.count = last, loss.count + last - first + 1
+        else:
+            loss = explained[explanation] = _Loss(first, last, last - first + 1, explanation.reason)
+            losses.append(loss)
+    return losses + [
+        _Loss(record.first_sequence, record.last_sequence, record.count, record.reason)
+        for record in chunk.explanations
+        if record.reason == Shed.BODY
+    ]
+
+
 def _store_losses(chunk: _Chunk, boot: _Boot, now: datetime) -> None:
     """A row for each loss that is new, and an event in the ledger of every organization: whose records they
     were is exactly what is not known."""
-    reasons = {first: _explain(first, last, reason, chunk) for first, last, reason in chunk.gaps}
-    known = set(
-        CaptureLoss.objects.filter(
-            process=boot.process, boot=boot.boot, first_sequence__in=list(reasons)
-        ).values_list("first_sequence", flat=True)
-    )
-    for first, last, _ in sorted(chunk.gaps):
-        if first in known:
-            continue
-        known.add(first)
-        loss = CaptureLoss.objects.create(
-            process=boot.process,
-            boot=boot.boot,
-            first_sequence=first,
-            last_sequence=last,
-            reason=reasons[first],
-            recorded_at=now,
-        )
-        for organization_id in Organization.objects.values_list("id", flat=True):
-            ledger.record(
-                Action.CAPTURE_LOST,
-                actor=Actor.service("ingest"),
-                organization_id=organization_id,
-                project_id=None,
-                obj=ObjectRef("capture_loss", loss.id),
-                at=now,
-                data={
-                    "process": boot.process,
-                    "boot": boot.boot,
-                    "first_sequence": first,
-                    "last_sequence": last,
-                    "reason": loss.reason,
-                },
+    losses = _losses_of(chunk)
+    rows = CaptureLoss.objects.filter(process=boot.process, boot=boot.boot)
+    found = rows.filter(first_sequence__in=[loss.first for loss in losses])
+    known = {(first, reason == Shed.BODY) for first, reason in found.values_list("first_sequence", "reason")}
+    for loss in losses:
+        if (loss.first, loss.reason == Shed.BODY) not in known:
+            known.add((loss.first, loss.reason == Shed.BODY))
+            _store_loss(loss, boot, now)
+    for record in chunk.explanations:
+        if record.reason != Shed.BODY:
+            inside = rows.filter(
+                first_sequence__gte=record.first_sequence, last_sequence__lte=record.last_sequence
             )
-    for explanation in chunk.explanations:
-        CaptureLoss.objects.filter(
-            process=boot.process,
-            boot=boot.boot,
-            first_sequence__gte=explanation.first_sequence,
-            last_sequence__lte=explanation.last_sequence,
-            reason=_MISSING,
-        ).update(reason=fitting(explanation.reason, 60))
+            inside.filter(reason=_MISSING).update(reason=fitting(record.reason, 60))
 
 
-def _explain(first: int, last: int, reason: str, chunk: _Chunk) -> str:
-    """The reason that a loss record of the same chunk gives for a gap."""
-    if reason != _MISSING:
-        return reason
-    given = (r.reason for r in chunk.explanations if r.first_sequence <= first and last <= r.last_sequence)
-    return fitting(next(given, _MISSING), 60)
+def _store_loss(loss: _Loss, boot: _Boot, now: datetime) -> None:
+    row = CaptureLoss.objects.create(
+        process=boot.process,
+        boot=boot.boot,
+        first_sequence=loss.first,
+        last_sequence=loss.last,
+        count=loss.count,
+        reason=fitting(loss.reason, 60),
+        recorded_at=now,
+    )
+    for organization_id in Organization.objects.values_list("id", flat=True):
+        ledger.record(
+            Action.CAPTURE_LOST,
+            actor=Actor.service("ingest"),
+            organization_id=organization_id,
+            project_id=None,
+            obj=ObjectRef("capture_loss", row.id),
+            at=now,
+            data={
+                "process": row.process,
+                "boot": row.boot,
+                "first_sequence": row.first_sequence,
+                "last_sequence": row.last_sequence,
+                "count": row.count,
+                "reason": row.reason,
+            },
+        )
 
 
 @contextmanager

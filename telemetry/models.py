@@ -1,4 +1,7 @@
-"""Tables of what was observed: calls and their bytes, runs and steps, signals, spool positions, losses."""
+"""Tables of what was observed: calls and their bytes, runs and steps, signals, spool positions, losses.
+
+The bytes lie in partitions, one a month, so that old ones are dropped rather than deleted; `telemetry.periods`
+makes and drops them, `telemetry.bodies` reads them."""
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
@@ -80,8 +83,9 @@ class Call(models.Model):
 
     id = models.UUIDField(primary_key=True, editable=False)
     """Minted by the gateway (UUIDv7); answers carry it as `x-ratchet-call-id`."""
-    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="calls")
-    api_key = models.ForeignKey(ApiKey, on_delete=models.PROTECT, related_name="+")
+    # Indexed below, together with what they are asked for with: each index costs every call that is stored.
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="calls", db_index=False)
+    api_key = models.ForeignKey(ApiKey, on_delete=models.PROTECT, related_name="+", db_index=False)
     step = models.ForeignKey(Step, null=True, on_delete=models.PROTECT, related_name="calls")
     process = models.CharField(max_length=80)
     boot = models.CharField(max_length=40)
@@ -92,15 +96,19 @@ class Call(models.Model):
     path = models.CharField(max_length=500)
     model_requested = models.CharField(max_length=200, blank=True)
     model_served = models.CharField(max_length=200, blank=True)
-    model_version_id = models.UUIDField(null=True, db_index=True)
+    model_version_id = models.UUIDField(null=True)
     """A plain id: the registry lies above this package."""
     deployment_id = models.UUIDField(null=True)
     is_canary = models.BooleanField(default=False)
+    upstream_id = models.UUIDField(null=True)
+    """The provider that answered, a plain id as well; null for a policy node of ours, and when nobody answered."""
+    attempts = models.PositiveSmallIntegerField(default=1)
+    """How often the gateway sent the call on, its own retries and fallbacks counted."""
     stream = models.BooleanField(default=False)
     status_code = models.PositiveSmallIntegerField(null=True)
     outcome = models.CharField(max_length=20, choices=CallOutcome)
     retry_count = models.PositiveSmallIntegerField(default=0)
-    run_hint = models.UUIDField(null=True, db_index=True)
+    run_hint = models.UUIDField(null=True)
     """The run the gateway told the caller; the stitcher decides, and this keeps the told id resolvable."""
     run_name = models.CharField(max_length=200, blank=True)
     """The caller's explicit run id, when it gave one."""
@@ -114,6 +122,16 @@ class Call(models.Model):
     finish_reason = models.CharField(max_length=40, blank=True)
     prompt_tokens = models.PositiveIntegerField(null=True)
     completion_tokens = models.PositiveIntegerField(null=True)
+    cached_tokens = models.PositiveIntegerField(null=True)
+    """Of the prompt's tokens, those that the provider had cached."""
+    reasoning_tokens = models.PositiveIntegerField(null=True)
+    """Of the completion's tokens, those that the model thought with."""
+    cost_microusd = models.BigIntegerField(null=True)
+    """What the call cost by the upstream's price list, in millionths of a US dollar; null without a price."""
+    hidden = ArrayField(models.CharField(max_length=20), default=list)
+    """What the gateway asked for on its own account and kept from the caller: `usage`, `token_ids`, `logprobs`."""
+    is_shed = models.BooleanField(default=False)
+    """Whether bytes of it were left out, because the spool was nearly full."""
     tool_call_count = models.PositiveSmallIntegerField(default=0)
     started_at = models.DateTimeField()
     first_byte_at = models.DateTimeField(null=True)
@@ -124,24 +142,53 @@ class Call(models.Model):
         indexes = [
             models.Index(fields=["project", "-started_at"]),
             models.Index(fields=["project", "response_id"]),
-            models.Index(fields=["api_key", "echo_hash"]),
-            models.Index(fields=["api_key", "prefix_hash"]),
+            models.Index(
+                fields=["api_key", "echo_hash"], name="call_echo", condition=Q(echo_hash__isnull=False)
+            ),
+            models.Index(
+                fields=["api_key", "prefix_hash"], name="call_prefix", condition=Q(prefix_hash__isnull=False)
+            ),
+            models.Index(fields=["run_hint"], name="call_told", condition=Q(run_hint__isnull=False)),
+            models.Index(
+                fields=["model_version_id", "-started_at"],
+                name="call_version",
+                condition=Q(model_version_id__isnull=False),
+            ),
             models.Index(fields=["project", "id"], name="call_to_stitch", condition=Q(stitched_at=None)),
         ]
         constraints = [
-            models.UniqueConstraint(name="call_sequence_unique", fields=["process", "boot", "sequence"]),
             models.CheckConstraint(name="call_outcome_known", condition=Q(outcome__in=CallOutcome.values)),
         ]
 
 
 class CallBody(models.Model):
-    """The bytes of an exchange, apart from the call so that lists never drag them along."""
+    """The bytes of an exchange, as `telemetry.chains` writes them; a call without bytes has none.
 
-    call = models.OneToOneField(Call, primary_key=True, on_delete=models.CASCADE, related_name="body")
-    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="+")
-    request = models.BinaryField()
-    response = models.BinaryField()
+    Refers to its call, project and base by plain ids: a foreign key would have to be checked for each row, and
+    rows go with their partition."""
+
+    pk = models.CompositePrimaryKey("period", "call_id")
+    period = models.DateField()
+    """First day of the month in which the call began (UTC). Everything that it is rebuilt from is of it too."""
+    call_id = models.UUIDField()
+    project_id = models.UUIDField()
+    base_id = models.UUIDField(null=True)
+    """The call whose body must be known to unpack this one."""
+    request_sha256 = models.BinaryField(max_length=32)
+    """Of the whole request, as the client sent it: what is rebuilt is held against it."""
     response_type = models.CharField(max_length=100, blank=True)
+    data = models.BinaryField()
+
+
+class Piece(models.Model):
+    """A long part of requests, stored once for a project and period however often it is sent."""
+
+    pk = models.CompositePrimaryKey("period", "project_id", "sha256")
+    period = models.DateField()
+    project_id = models.UUIDField()
+    sha256 = models.BinaryField(max_length=32)
+    data = models.BinaryField()
+    """Compressed by itself."""
 
 
 class Signal(models.Model):
@@ -206,11 +253,16 @@ class CaptureLoss(models.Model):
     boot = models.CharField(max_length=40)
     first_sequence = models.BigIntegerField()
     last_sequence = models.BigIntegerField()
+    count = models.BigIntegerField()
+    """How many records it was, all or some of this range."""
     reason = models.CharField(max_length=60)
+    """A `telemetry.shedding.Shed`; or `missing`, `damaged`, `torn`, `unknown_project`, `malformed`, `refused`."""
     recorded_at = models.DateTimeField()
 
     class Meta:
         verbose_name_plural = "capture losses"
         constraints = [
-            models.UniqueConstraint(name="loss_unique", fields=["process", "boot", "first_sequence"]),
+            models.UniqueConstraint(
+                name="loss_unique", fields=["process", "boot", "first_sequence", "reason"]
+            ),
         ]

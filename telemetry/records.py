@@ -6,6 +6,7 @@ Unix microseconds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -48,6 +49,8 @@ class BeginRecord:
     run_name: str = ""
     prefix_hash: bytes | None = None
     parent_hashes: tuple[bytes, ...] = ()
+    is_shed: bool = False
+    """Whether the spool left the body out, because it was nearly full."""
     request: bytes = b""
     """The client's body, without its content encoding."""
 
@@ -87,6 +90,8 @@ class EndRecord:
     `token_ids`, `logprobs`. `response` holds it."""
     first_byte_at: int | None = None
     ended_at: int
+    is_shed: bool = False
+    """Whether the spool left the body out, because it was nearly full."""
     response: bytes = b""
     """What of the answer was received, without its content encoding."""
     response_type: str = ""
@@ -115,16 +120,18 @@ class SignalRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossRecord:
-    """Records that could not be kept. Their sequence numbers are used up, so the gap and this record explain
-    each other."""
+    """Records of which something could not be kept. The sequence numbers of what is missing are used up, so the
+    gap and this record explain each other."""
 
     KIND: ClassVar[int] = 4
     BODY: ClassVar[str] = ""
 
     first_sequence: int
     last_sequence: int
+    count: int
+    """How many of them it was."""
     reason: str
-    """`spool_full` (the quota), or `write_failed`."""
+    """A `telemetry.shedding.Shed`."""
     recorded_at: int
 
 
@@ -136,31 +143,33 @@ class UnknownRecord(ValueError):
 
 
 def encode(record: Record) -> tuple[int, bytes, bytes]:
-    """A record as its kind, JSON header and raw body."""
-    body = record.BODY
-    header = {name: getattr(record, name) for name in _NAMES[record.KIND] if name != body}
-    return record.KIND, orjson.dumps(header, default=bytes.hex), getattr(record, body) if body else b""
+    """A record as its kind, JSON header and raw body. What is at its default is left out of the header."""
+    shape = _SHAPES[record.KIND]
+    values = zip(shape.names, shape.values(record), shape.defaults, strict=True)
+    header = {name: value for name, value, default in values if value is not default}
+    body: bytes = getattr(record, record.BODY) if record.BODY else b""
+    return record.KIND, orjson.dumps(header, default=bytes.hex), body
 
 
 def decode(kind: int, header: bytes, body: bytes) -> Record:
     """The record that `encode` saw. Fields that this version does not know are dropped. Raises
     UnknownRecord."""
-    record_type = _TYPES.get(kind)
-    if record_type is None:
+    shape = _SHAPES.get(kind)
+    if shape is None:
         raise UnknownRecord(f"record kind {kind} is not known to this version")
     try:
         stored = orjson.loads(header)
-        known = {name: _read(name, value) for name, value in stored.items() if name in _NAMES[kind]}
-        if record_type.BODY:
-            known[record_type.BODY] = body
-        return record_type(**known)
+        for name in stored.keys() - shape.known:
+            del stored[name]
+        for name, parse in shape.parsers:
+            value = stored.get(name)
+            if value is not None:
+                stored[name] = parse(value)
+        if shape.type.BODY:
+            stored[shape.type.BODY] = body
+        return shape.type(**stored)
     except (ValueError, TypeError, AttributeError) as error:
         raise UnknownRecord(f"record of kind {kind} has a shape that this version does not know") from error
-
-
-def _read(name: str, value: Any) -> Any:
-    parse = _PARSERS.get(name)
-    return value if parse is None or value is None else parse(value)
 
 
 def _hashes(value: list[str]) -> tuple[bytes, ...]:
@@ -172,10 +181,6 @@ def _served(value: dict[str, Any]) -> Served:
     return Served(model_served=value.get("model_served", ""), is_canary=value.get("is_canary", False), **ids)
 
 
-_TYPES: dict[int, type[Record]] = {
-    record_type.KIND: record_type for record_type in (BeginRecord, EndRecord, SignalRecord, LossRecord)
-}
-_NAMES = {kind: tuple(field.name for field in fields(record_type)) for kind, record_type in _TYPES.items()}
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(
         [
@@ -195,4 +200,24 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "prefix_hash": bytes.fromhex,
     "echo_hash": bytes.fromhex,
     "parent_hashes": _hashes,
+}
+
+
+class _Shape:
+    """What the two functions above ask of a record's type for each record, worked out once."""
+
+    def __init__(self, record_type: type[Record]) -> None:
+        header = [field for field in fields(record_type) if field.name != record_type.BODY]
+        self.type = record_type
+        self.names = tuple(field.name for field in header)
+        self.known = frozenset(self.names)
+        self.values: Callable[[Record], tuple[Any, ...]] = attrgetter(*self.names)
+        # MISSING is no value that a record holds: a field without a default is always written.
+        self.defaults = tuple(field.default for field in header)
+        self.parsers = tuple((name, _PARSERS[name]) for name in self.names if name in _PARSERS)
+
+
+_SHAPES = {
+    record_type.KIND: _Shape(record_type)
+    for record_type in (BeginRecord, EndRecord, SignalRecord, LossRecord)
 }

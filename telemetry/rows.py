@@ -1,95 +1,125 @@
 """A spool's records as rows of PostgreSQL, and calls into their tables by COPY.
 
 Values are made to fit their columns here, because records come from strangers by way of the gateway. Which
-records are stored when, and how far a spool has been read, is `telemetry.ingest`'s."""
+records are stored when, and how far a spool has been read, is `telemetry.ingest`'s; how bytes are compressed
+is `telemetry.chains`'."""
 
 import logging
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Any
+from uuid import UUID
 
 from django.db import DataError, IntegrityError, connection, transaction
 
+from telemetry import binary, periods
+from telemetry.chains import Chains
 from telemetry.models import CallOutcome, Signal
 from telemetry.records import BeginRecord, EndRecord, SignalRecord
 
 log = logging.getLogger(__name__)
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MALFORMED = (ValueError, TypeError, AttributeError, OverflowError, struct.error)
+"""What building a row from a record may raise, when it holds values that no gateway writes."""
 
-_CALL_COLUMNS = {
-    "id": "uuid", "project_id": "uuid", "api_key_id": "uuid", "process": "varchar", "boot": "varchar",
-    "sequence": "int8", "dialect": "varchar", "method": "varchar", "path": "varchar",
-    "model_requested": "varchar", "model_served": "varchar", "model_version_id": "uuid",
-    "deployment_id": "uuid", "is_canary": "bool", "stream": "bool", "status_code": "int2",
-    "outcome": "varchar", "retry_count": "int2", "run_hint": "uuid", "run_name": "varchar",
-    "response_id": "varchar", "prefix_hash": "bytea", "parent_hashes": "bytea[]", "echo_hash": "bytea",
-    "finish_reason": "varchar", "prompt_tokens": "int4", "completion_tokens": "int4",
-    "tool_call_count": "int2",
-    "started_at": "timestamptz", "first_byte_at": "timestamptz", "ended_at": "timestamptz",
-}  # fmt: skip
-_BODY_COLUMNS = {
-    "call_id": "uuid", "project_id": "uuid", "request": "bytea", "response": "bytea",
-    "response_type": "varchar",
-}  # fmt: skip
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY_US = 86_400_000_000
+_LATEST_US = 253_370_764_800_000_000
+"""The year 9999: no month after it has a name."""
+_OUTCOMES = frozenset(CallOutcome.values)
+
+_CALL_COLUMNS = (
+    "id", "project_id", "api_key_id", "process", "boot", "sequence", "dialect", "method", "path",
+    "model_requested", "model_served", "model_version_id", "deployment_id", "is_canary", "upstream_id",
+    "attempts", "stream", "status_code", "outcome", "retry_count", "run_hint", "run_name", "response_id",
+    "prefix_hash", "parent_hashes", "echo_hash", "finish_reason", "prompt_tokens", "completion_tokens",
+    "cached_tokens", "reasoning_tokens", "cost_microusd", "hidden", "is_shed", "tool_call_count",
+    "started_at", "first_byte_at", "ended_at",
+)  # fmt: skip
+_BODY_COLUMNS = (
+    "period", "call_id", "project_id", "base_id", "request_sha256", "response_type", "data",
+)  # fmt: skip
+_PIECE_COLUMNS = ("period", "project_id", "sha256", "data")
 
 
 @dataclass(frozen=True, slots=True)
-class CallRows:
-    """A call's row and the row of its bytes, in the order of the columns above."""
+class CallRow:
+    """A call, ready to be stored."""
 
     sequence: int
-    call: tuple[Any, ...]
-    body: tuple[Any, ...]
+    packed: bytes
+    """The row of the columns above."""
+    period: date
+    begin: BeginRecord
+    response: bytes
+    response_type: str
+
+    @property
+    def has_bytes(self) -> bool:
+        return bool(self.begin.request or self.response)
 
 
-def call_rows(
-    call: BeginRecord, end: EndRecord | None, *, process: str, boot: str, sequence: int
-) -> CallRows:
-    """The rows of a call; without an end record, of one whose gateway died.
+def call_row(begin: BeginRecord, end: EndRecord | None, *, process: str, boot: str, sequence: int) -> CallRow:
+    """The row of a call; without an end record, of one whose gateway died.
 
-    Raises ValueError or OverflowError for values that no gateway writes."""
-    ended = end or EndRecord(call_id=call.call_id, outcome=CallOutcome.GATEWAY_DIED, ended_at=0)
-    row = {
-        "id": call.call_id,
-        "project_id": call.project_id,
-        "api_key_id": call.api_key_id,
-        "process": process,
-        "boot": boot,
-        "sequence": sequence,
-        "dialect": fitting(call.dialect, 40),
-        "method": fitting(call.method, 10),
-        "path": fitting(call.path, 500),
-        "model_requested": fitting(call.model_requested, 200),
-        "model_served": fitting(call.model_served, 200),
-        "model_version_id": call.model_version_id,
-        "deployment_id": call.deployment_id,
-        "is_canary": call.is_canary,
-        "stream": call.stream,
-        "status_code": _count(ended.status_code, 32_767),
-        "outcome": CallOutcome(ended.outcome).value,
-        "retry_count": _count(call.retry_count, 32_767) or 0,
-        "run_hint": call.run_hint,
-        "run_name": fitting(call.run_name, 200),
-        "response_id": fitting(ended.response_id, 200),
-        "prefix_hash": call.prefix_hash,
-        "parent_hashes": list(call.parent_hashes),
-        "echo_hash": ended.echo_hash,
-        "finish_reason": fitting(ended.finish_reason, 40),
-        "prompt_tokens": _count(ended.prompt_tokens, 2**31 - 1),
-        "completion_tokens": _count(ended.completion_tokens, 2**31 - 1),
-        "tool_call_count": _count(ended.tool_call_count, 32_767) or 0,
-        "started_at": _time(call.started_at),
-        "first_byte_at": _time(ended.first_byte_at) if ended.first_byte_at is not None else None,
-        "ended_at": _time(ended.ended_at) if end else None,
-    }
-    body = (call.call_id, call.project_id, call.request, ended.response, fitting(ended.response_type, 100))
-    return CallRows(sequence, tuple(row[name] for name in _CALL_COLUMNS), body)
+    Raises one of MALFORMED for values that no gateway writes."""
+    ended = end or EndRecord(call_id=begin.call_id, outcome=CallOutcome.GATEWAY_DIED, ended_at=0)
+    if ended.outcome not in _OUTCOMES:
+        raise ValueError(f"unknown outcome {ended.outcome!r}")
+    if not 0 <= begin.started_at < _LATEST_US:
+        raise ValueError(f"no time at which a call begins: {begin.started_at}")
+    served = ended.served or begin
+    packed = binary.row(
+        (
+            binary.uuid(begin.call_id),
+            binary.uuid(begin.project_id),
+            binary.uuid(begin.api_key_id),
+            binary.varchar(process),
+            binary.varchar(boot),
+            binary.int8(sequence),
+            _varchar(begin.dialect, 40),
+            _varchar(begin.method, 10),
+            _varchar(begin.path, 500),
+            _varchar(begin.model_requested, 200),
+            _varchar(served.model_served, 200),
+            binary.uuid(served.model_version_id),
+            binary.uuid(served.deployment_id),
+            binary.boolean(served.is_canary),
+            binary.uuid(ended.upstream_id),
+            binary.int2(_count(ended.attempts, 32_767)),
+            binary.boolean(begin.stream),
+            binary.int2(_count(ended.status_code, 32_767)),
+            binary.varchar(ended.outcome),
+            binary.int2(_count(begin.retry_count, 32_767)),
+            binary.uuid(begin.run_hint),
+            _varchar(begin.run_name, 200),
+            _varchar(ended.response_id, 200),
+            binary.bytea(begin.prefix_hash),
+            binary.bytea_array(begin.parent_hashes),
+            binary.bytea(ended.echo_hash),
+            _varchar(ended.finish_reason, 40),
+            binary.int4(_count(ended.prompt_tokens, 2**31 - 1)),
+            binary.int4(_count(ended.completion_tokens, 2**31 - 1)),
+            binary.int4(_count(ended.cached_tokens, 2**31 - 1)),
+            binary.int4(_count(ended.reasoning_tokens, 2**31 - 1)),
+            binary.int8(_count(ended.cost_microusd, 2**63 - 1)),
+            binary.varchar_array([fitting(name, 20) for name in ended.hidden]),
+            binary.boolean(begin.is_shed or ended.is_shed),
+            binary.int2(_count(ended.tool_call_count, 32_767)),
+            binary.timestamptz(begin.started_at),
+            binary.timestamptz(ended.first_byte_at),
+            binary.timestamptz(ended.ended_at if end else None),
+        )
+    )
+    period = _period_of_day(begin.started_at // _DAY_US)
+    return CallRow(sequence, packed, period, begin, ended.response, fitting(ended.response_type, 100))
 
 
 def signal_row(record: SignalRecord) -> Signal:
-    """The row of a signal. Raises ValueError or OverflowError for values that no gateway writes."""
+    """The row of a signal. Raises one of MALFORMED for values that no gateway writes."""
     if record.target_type not in {"run_id", "call_id", "response_id"}:
         raise ValueError(f"unknown target type {record.target_type!r}")
     return Signal(
@@ -107,45 +137,102 @@ def signal_row(record: SignalRecord) -> Signal:
     )
 
 
-def copy_calls(calls: Sequence[CallRows]) -> list[int]:
-    """Insert calls that are not known yet, within the current transaction.
+def copy_calls(calls: Sequence[CallRow], chains: Chains, *, may_be_known: bool = False) -> list[int]:
+    """Insert calls that are not known yet, with their bytes, within the current transaction.
 
     Should PostgreSQL refuse one, the others go in without it; the sequence numbers of those refused are
-    returned."""
+    returned. Straight into the tables at first: only when that fails is each compared with what is there
+    (`may_be_known`)."""
     if not calls:
         return []
     try:
         with transaction.atomic():
-            _copy("telemetry_call", _CALL_COLUMNS, [row.call for row in calls])
-            _copy("telemetry_callbody", _BODY_COLUMNS, [row.body for row in calls])
+            copy_bodies([row for row in calls if row.has_bytes], chains, may_be_known=may_be_known)
+            _copy("telemetry_call", _CALL_COLUMNS, [row.packed for row in calls], merge=may_be_known)
     except (DataError, IntegrityError) as error:
+        chains.forget()
+        if not may_be_known:
+            for period in {row.period for row in calls}:
+                periods.ensure(period)  # dropped meanwhile, perhaps
+            return copy_calls(calls, chains, may_be_known=True)
         if len(calls) == 1:
             log.error("a call was refused by the database: %s", str(error).strip())
             return [calls[0].sequence]
         middle = len(calls) // 2
-        return copy_calls(calls[:middle]) + copy_calls(calls[middle:])
+        return [
+            sequence
+            for half in (calls[:middle], calls[middle:])
+            for sequence in copy_calls(half, chains, may_be_known=may_be_known)
+        ]
     return []
 
 
-def _copy(table: str, columns: dict[str, str], rows: Sequence[tuple[Any, ...]]) -> None:
-    """COPY into a temporary twin first: COPY itself knows no ON CONFLICT. All names are constants of this
-    module."""
-    names = ", ".join(columns)
-    with connection.cursor() as cursor:
-        cursor.execute(f"CREATE TEMP TABLE IF NOT EXISTS new_{table} (LIKE {table}) ON COMMIT DELETE ROWS")
-        cursor.execute(f"TRUNCATE new_{table}")
-        with cursor.copy(f"COPY new_{table} ({names}) FROM STDIN (FORMAT BINARY)") as copy:
-            copy.set_types(list(columns.values()))
-            for row in rows:
-                copy.write_row(row)
-        cursor.execute(
-            f"INSERT INTO {table} ({names}) SELECT {names} FROM new_{table} ON CONFLICT DO NOTHING"
+def copy_bodies(calls: Sequence[CallRow], chains: Chains, *, may_be_known: bool = False) -> None:
+    """Insert the bytes of calls; their periods have partitions."""
+    bodies = []
+    pieces: dict[tuple[UUID, date, bytes], bytes] = {}
+    for row in calls:
+        begin = row.begin
+        link = chains.add(
+            project_id=begin.project_id,
+            period=row.period,
+            call_id=begin.call_id,
+            kind=(begin.path, begin.stream),
+            request=begin.request,
+            response=row.response,
         )
+        period, project = binary.date(row.period.toordinal()), binary.uuid(begin.project_id)
+        bodies.append(
+            binary.row(
+                (
+                    period,
+                    binary.uuid(begin.call_id),
+                    project,
+                    binary.uuid(link.base_id),
+                    binary.bytea(link.request_sha256),
+                    binary.varchar(row.response_type),
+                    binary.bytea(link.data),
+                )
+            )
+        )
+        for digest, data in link.new_pieces.items():
+            fields = (period, project, binary.bytea(digest), binary.bytea(data))
+            pieces[begin.project_id, row.period, digest] = binary.row(fields)
+    # In one order everywhere: two ingesters that add the same pieces wait for each other, but never in a circle.
+    _copy("telemetry_piece", _PIECE_COLUMNS, [pieces[key] for key in sorted(pieces)], merge=True)
+    _copy("telemetry_callbody", _BODY_COLUMNS, bodies, merge=may_be_known)
+
+
+def _copy(table: str, columns: Sequence[str], rows: Sequence[bytes], *, merge: bool) -> None:
+    """COPY, or with `merge` COPY into a temporary twin first: COPY itself knows no ON CONFLICT. All names are
+    constants of this module."""
+    if not rows:
+        return
+    names = ", ".join(columns)
+    into = f"new_{table}" if merge else table
+    with connection.cursor() as cursor:
+        if merge:
+            cursor.execute(f"CREATE TEMP TABLE IF NOT EXISTS {into} (LIKE {table}) ON COMMIT DELETE ROWS")
+            cursor.execute(f"TRUNCATE {into}")
+        # Django knows nothing of COPY, so it does not translate its errors by itself.
+        with (
+            connection.wrap_database_errors,
+            cursor.copy(f"COPY {into} ({names}) FROM STDIN (FORMAT BINARY)") as copy,
+        ):
+            copy.write(binary.stream(rows))
+        if merge:
+            cursor.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM {into} ON CONFLICT DO NOTHING")
 
 
 def fitting(value: str, limit: int) -> str:
     """What PostgreSQL can hold: no NUL, no half of a surrogate pair, no more than the column takes."""
+    if value.isascii() and "\x00" not in value:
+        return value[:limit]
     return value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()[:limit]
+
+
+def _varchar(value: str, limit: int) -> bytes:
+    return binary.varchar(fitting(value, limit)) if value else b"\x00\x00\x00\x00"
 
 
 def _json(value: Any) -> Any:
@@ -164,3 +251,8 @@ def _count(value: int | None, most: int) -> int | None:
 
 def _time(microseconds: int) -> datetime:
     return _EPOCH + timedelta(microseconds=microseconds)
+
+
+@lru_cache(maxsize=1000)
+def _period_of_day(day: int) -> date:
+    return periods.period_of(_EPOCH + timedelta(days=day))

@@ -13,7 +13,9 @@ from django.db.models.functions import Coalesce
 
 from accounts.models import Project
 from telemetry import exchange, signals
-from telemetry.models import Call, CallBody, CallOutcome, CaptureLoss, Run, Signal, Step
+from telemetry.bodies import Body, bodies_of
+from telemetry.models import Call, CallOutcome, CaptureLoss, Run, Signal, Step
+from telemetry.shedding import Shed
 from telemetry.signals import SignalRow
 
 Cursor = tuple[datetime, UUID]
@@ -85,6 +87,8 @@ class LossRow:
     boot: str
     first_sequence: int
     last_sequence: int
+    count: int
+    """How many records of this range."""
     reason: str
     recorded_at: datetime
 
@@ -142,13 +146,8 @@ def run_detail(*, project: Project, run_id: UUID) -> RunDetail | None:
         if found.step_index is not None:
             calls.setdefault(found.step_index, []).append(found)
     answered = {index: answering_call(rows) for index, rows in calls.items()}
-    answering = [call.id for call in answered.values() if call]
-    answers = {
-        call_id: exchange.answer_message(bytes(response))
-        for call_id, response in CallBody.objects.filter(call_id__in=answering).values_list(
-            "call_id", "response"
-        )
-    }
+    found = bodies_of(project.id, [call.id for call in answered.values() if call])
+    answers = {call_id: exchange.answer_message(body.response) for call_id, body in found.items()}
     steps = [
         StepRow(
             index, parent, confidence, reason, calls.get(index, []), _answer(answered.get(index), answers)
@@ -161,7 +160,7 @@ def run_detail(*, project: Project, run_id: UUID) -> RunDetail | None:
     return RunDetail(
         run=runs[0],
         steps=steps,
-        messages=_conversation(last, answers),
+        messages=_conversation(found.get(last.id) if last else None),
         signals=[row for rows in signals.latest_signals([run_id]).values() for row in rows],
     )
 
@@ -176,16 +175,13 @@ def losses(*, limit: int = 100) -> list[LossRow]:
     """What was seen and could not be kept, newest first. Of the installation: a lost record has no
     project."""
     rows = CaptureLoss.objects.order_by("-recorded_at", "-id")
-    fields = ("process", "boot", "first_sequence", "last_sequence", "reason", "recorded_at")
+    fields = ("process", "boot", "first_sequence", "last_sequence", "count", "reason", "recorded_at")
     return [LossRow(*row) for row in rows.values_list(*fields)[:limit]]
 
 
 def lost_records() -> int:
-    """How many records of the installation are known to be lost."""
-    lost = CaptureLoss.objects.aggregate(
-        n=Coalesce(Sum("last_sequence"), 0) - Coalesce(Sum("first_sequence"), 0)
-    )
-    return int(lost["n"]) + CaptureLoss.objects.count()
+    """How many records of the installation are known to be lost; those that only lack their body are not."""
+    return int(CaptureLoss.objects.exclude(reason=Shed.BODY).aggregate(n=Coalesce(Sum("count"), 0))["n"])
 
 
 def counts(*, project: Project) -> Counts:
@@ -224,9 +220,8 @@ def _answer(call: CallRow | None, answers: dict[UUID, dict[str, Any] | None]) ->
     return answers.get(call.id) if call else None
 
 
-def _conversation(call: CallRow | None, answers: dict[UUID, dict[str, Any] | None]) -> list[dict[str, Any]]:
-    if call is None:
+def _conversation(body: Body | None) -> list[dict[str, Any]]:
+    if body is None:
         return []
-    body = CallBody.objects.filter(call_id=call.id).values_list("request", flat=True).first()
-    answer = answers.get(call.id)
-    return exchange.request_messages(bytes(body or b"")) + ([answer] if answer else [])
+    answer = exchange.answer_message(body.response)
+    return exchange.request_messages(body.request) + ([answer] if answer else [])

@@ -1,13 +1,13 @@
 """The spool: append-only segments in which a gateway keeps its records until they are in the database.
 
-Owns framing, order, rotation, the quota and durability; what records mean is `telemetry.records`, and moving
-them into tables is `telemetry.ingest`. Nothing here removes a segment unless told to.
+Owns order, rotation, the quota and durability; the form of a frame is `telemetry.frames`, what a nearly full spool
+leaves out is `telemetry.shedding`, what records mean is `telemetry.records`, and moving them into tables is
+`telemetry.ingest`. Nothing here removes a segment unless told to.
 
     <folder>/<process>/lock                     locked while a writer of that name lives
-    <folder>/<process>/<boot>-<segment>.seg     locked while it may grow; frames: length u32, CRC-32 u32, then
-                                                kind u8, sequence u64, header length u32, JSON header, raw body
+    <folder>/<process>/<boot>-<segment>.seg     locked while it may grow; frames, one after the other
 
-A frame leaves in one write(2), so it survives `kill -9` of the writer; fsync follows within FSYNC_INTERVAL_S,
+A frame leaves in one write(2), so it survives `kill -9` of the writer; fsync follows within the interval,
 so a power cut takes at most that. Sequence numbers have no gap within a process and boot: what is missing was
 lost, and a LossRecord says how much of it and why."""
 
@@ -15,17 +15,19 @@ import errno
 import fcntl
 import logging
 import os
-import struct
 import threading
 import time
-import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from kernel.ids import uuid7
+from telemetry import frames
 from telemetry.records import LossRecord, Record, decode, encode
+from telemetry.shedding import Level, Policy, Shed, without_body
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +37,8 @@ MAX_BYTES = 4 << 30
 FSYNC_INTERVAL_S = 0.01
 HOUSEKEEPING_INTERVAL_S = 0.5
 """How often the folder is measured (shipped segments disappear) and pending losses are written."""
-
-_FRAME = struct.Struct(">II")
-_PREFIX = struct.Struct(">BQI")
+MAX_PENDING_LOSSES = 100
+"""So many ranges of lost records are told apart between two housekeepings; further ones widen the latest."""
 
 
 class SpoolFull(Exception):
@@ -48,14 +49,30 @@ class SpoolBroken(OSError):
     """The disk refused the write or the fsync. The record was counted like one that met a full spool."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Entry:
     """One record as read back."""
 
-    sequence: int
-    record: Record
-    end_offset: int
-    """Where the next frame begins, in bytes."""
+    frame: frames.Frame
+
+    @property
+    def sequence(self) -> int:
+        return self.frame.sequence
+
+    @property
+    def end_offset(self) -> int:
+        """Where the next frame begins, in bytes."""
+        return self.frame.end_offset
+
+    @property
+    def is_after_damage(self) -> bool:
+        """Whether unreadable bytes lie before it."""
+        return self.frame.is_after_damage
+
+    @cached_property
+    def record(self) -> Record:
+        """Raises UnknownRecord for one that only a newer version can read."""
+        return decode(self.frame.kind, self.frame.header, self.frame.body)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -77,26 +94,11 @@ class Segment:
             return False
         return True
 
-    def read(self, offset: int = 0) -> Iterator[Entry]:
-        """The records from byte `offset` on, up to the first frame that is not whole.
-
-        A torn tail ends the reading quietly. A frame whose checksum fails is passed over: its sequence number
-        is missing then. Raises UnknownRecord at a record that only a newer version can read."""
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            while len(frame := file.read(_FRAME.size)) == _FRAME.size:
-                length, checksum = _FRAME.unpack(frame)
-                payload = file.read(length)
-                # A power cut can leave zeros at the end, which read as an empty frame.
-                if len(payload) < length or length < _PREFIX.size:
-                    return
-                offset += _FRAME.size + length
-                if zlib.crc32(payload) == checksum:
-                    kind, sequence, header_bytes = _PREFIX.unpack_from(payload)
-                    body_at = _PREFIX.size + header_bytes
-                    yield Entry(
-                        sequence, decode(kind, payload[_PREFIX.size : body_at], payload[body_at:]), offset
-                    )
+    def read(self, offset: int = 0, *, is_closed: bool = False) -> Iterator[Entry]:
+        """The records from byte `offset` on; how torn and damaged frames are met is said in `frames.read`."""
+        with self.path.open("rb", buffering=0) as file:
+            for frame in frames.read(file, offset, seed=frames.seed(self.boot), is_closed=is_closed):
+                yield Entry(frame)
 
     def remove(self) -> None:
         """Delete the file; its records are elsewhere now."""
@@ -123,23 +125,34 @@ class Spool:
         segment_bytes: int = SEGMENT_BYTES,
         max_bytes: int = MAX_BYTES,
         fsync_interval_s: float = FSYNC_INTERVAL_S,
+        strict: bool = False,
     ) -> None:
-        """Take the first free name among `<process>-1`, `<process>-2`, ... and begin a boot of its own."""
+        """Take the first free name among `<process>-1`, `<process>-2`, ... and begin a boot of its own.
+
+        `strict` is for the owner to read: whether it should wait for `synced` before it goes on."""
         self.boot = uuid7().hex
+        self._seed = frames.seed(self.boot)
         self.process, self._name_lock = _claim_name(folder, process)
         self.folder = folder / self.process
+        self.strict = strict
         self.losses = 0
         """Records lost since the start."""
+        self.level = Level.NOTHING
+        """What is being left out at the moment."""
+        self._shed = Counter[Shed]()
         self._segment_bytes = segment_bytes
         self._max_bytes = max_bytes
         self._fsync_interval_s = fsync_interval_s
+        self._policy = Policy(max_bytes)
         self._mutex = threading.Lock()
         self._sequence = 0
         self._segment = 0
+        self._is_failing = False
         self._pending_losses: list[LossRecord] = []
         self._retired: list[int] = []
-        self._waiting: list[Future[None]] = []
+        self._waiting: Future[None] | None = None
         self._wake = threading.Event()
+        self._urgent = threading.Event()
         self._is_dirty = False
         self._is_closed = False
         self._earlier_bytes = self._measure()
@@ -154,8 +167,13 @@ class Spool:
 
     @property
     def is_writable(self) -> bool:
-        """Whether the next record has room, as far as is known."""
-        return self.size_bytes < self._max_bytes and not self._pending_losses
+        """Whether the next call can be recorded, bodies aside, as far as is known."""
+        return self.level < Level.NEW_CALLS and not self._is_failing
+
+    @property
+    def shed(self) -> Mapping[Shed, int]:
+        """How many records were left out or cut short since the start, by reason; every reason is there."""
+        return {reason: self._shed[reason] for reason in Shed}
 
     @property
     def position(self) -> tuple[int, int]:
@@ -168,40 +186,92 @@ class Spool:
         counted."""
         with self._mutex:
             sequence = self._sequence
-            frame = _frame(record, sequence)
+            frame = self._frame(record, sequence)
             self._sequence += 1
-            if self.size_bytes + len(frame) > self._max_bytes:
-                self._lose(sequence, "spool_full")
-                raise SpoolFull(f"the spool holds {self.size_bytes} bytes and may hold {self._max_bytes}")
+            if self.size_bytes + len(frame) > self._policy.soft_bytes or self._policy.calls_left_out:
+                frame = self._fitting(record, frame, sequence)
             try:
                 self._write(frame)
             except OSError as error:
-                self._lose(sequence, "write_failed")
+                if self._write_without_body(record, sequence):
+                    return sequence
+                self._is_failing = True
+                self._lose(record, sequence, Shed.WRITE_FAILED)
                 raise SpoolBroken(error.errno, f"the spool cannot be written: {error.strerror}") from error
-        self._mark_dirty()
+        if not self._is_dirty:
+            self._is_dirty = True
+            self._wake.set()
         return sequence
 
     def synced(self) -> "Future[None]":
         """A future that is done once everything appended so far is on the disk; SpoolBroken when the disk
-        refuses."""
-        waiting: Future[None] = Future()
+        refuses. All who ask before the next fsync share one, so it cannot be cancelled."""
         with self._mutex:
-            self._waiting.append(waiting)
-        self._mark_dirty()
+            if self._waiting is None:
+                self._waiting = Future()
+                self._waiting.set_running_or_notify_cancel()
+            waiting = self._waiting
+        self._is_dirty = True
+        self._urgent.set()
+        self._wake.set()
         return waiting
 
     def close(self) -> None:
         """Write pending losses, sync, give the name back."""
         self._is_closed = True
+        self._urgent.set()
         self._wake.set()
         self._syncer.join()
         os.close(self._file)
         os.close(self._name_lock)
 
-    def _mark_dirty(self) -> None:
-        if not self._is_dirty:
-            self._is_dirty = True
-            self._wake.set()
+    def _fitting(self, record: Record, frame: bytes, sequence: int) -> bytes:
+        """The frame, without its body where the quota asks for that. Raises SpoolFull where it asks for more."""
+        cut = without_body(record)
+        if cut is not record and self.size_bytes + len(frame) > self._policy.soft_bytes:
+            frame = self._frame(cut, sequence)
+        else:
+            cut = record
+        level = self._policy.level(self.size_bytes)
+        if self.size_bytes + len(frame) > self._max_bytes:
+            level = Level.EVERYTHING
+        self._enter(level)
+        reason = self._policy.refuses(record, level)
+        if reason is not None:
+            self._lose(record, sequence, reason)
+            raise SpoolFull(
+                f"{reason}: the spool holds {self.size_bytes} bytes and may hold {self._max_bytes}"
+            )
+        if cut is not record:
+            self._note(sequence, Shed.BODY)
+        return frame
+
+    def _write_without_body(self, record: Record, sequence: int) -> bool:
+        """Whether a full disk took the record when its body was left out."""
+        cut = without_body(record)
+        if cut is record:
+            return False
+        try:
+            self._write(self._frame(cut, sequence))
+        except OSError:
+            return False
+        self._note(sequence, Shed.BODY)
+        return True
+
+    def _frame(self, record: Record, sequence: int) -> bytes:
+        kind, header, body = encode(record)
+        return frames.pack(kind, sequence, header, body, seed=self._seed)
+
+    def _enter(self, level: Level) -> None:
+        if level is self.level:
+            return
+        log.warning(
+            "the spool holds %d of %d bytes and leaves out: %s",
+            self.size_bytes,
+            self._max_bytes,
+            level.name.lower().replace("_", " "),
+        )
+        self.level = level
 
     def _write(self, frame: bytes) -> None:
         if self._offset and self._offset + len(frame) > self._segment_bytes:
@@ -218,25 +288,35 @@ class Spool:
     def _open_segment(self, number: int) -> int:
         path = self.folder / f"{self.boot}-{number:08d}.seg"
         draft = path.with_suffix(".draft")
-        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        # A draft of this name is what a full disk left of the last try.
+        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         # Locked before it gets its name: a reader never sees an open segment that looks closed.
         fcntl.flock(file, fcntl.LOCK_EX)
         draft.rename(path)
         return file
 
-    def _lose(self, sequence: int, reason: str) -> None:
+    def _lose(self, record: Record, sequence: int, reason: Shed) -> None:
         self.losses += 1
-        first = sequence
-        if self._pending_losses:
-            latest = self._pending_losses[-1]
-            if latest.last_sequence == sequence - 1 and latest.reason == reason:
-                first = self._pending_losses.pop().first_sequence
+        self._policy.left_out(record, reason)
+        self._note(sequence, reason)
+
+    def _note(self, sequence: int, reason: Shed) -> None:
+        """Count what is not kept, and have a LossRecord say so. Bodies of records that are there make no gap, so
+        one range spans them all; lost records keep exact ranges while there are not too many."""
+        self._shed[reason] += 1
+        may_widen = reason is Shed.BODY or len(self._pending_losses) >= MAX_PENDING_LOSSES
+        for index in range(len(self._pending_losses) - 1, -1, -1):
+            latest = self._pending_losses[index]
+            if latest.reason == reason:
+                if may_widen or latest.last_sequence == sequence - 1:
+                    widened = replace(latest, last_sequence=sequence, count=latest.count + 1)
+                    self._pending_losses[index] = widened
+                    return
+                break
+        now = time.time_ns() // 1000
         self._pending_losses.append(
             LossRecord(
-                first_sequence=first,
-                last_sequence=sequence,
-                reason=reason,
-                recorded_at=time.time_ns() // 1000,
+                first_sequence=sequence, last_sequence=sequence, count=1, reason=reason, recorded_at=now
             )
         )
 
@@ -246,11 +326,12 @@ class Spool:
         with self._mutex:
             while self._pending_losses:
                 try:
-                    self._write(_frame(self._pending_losses[0], self._sequence))
+                    self._write(self._frame(self._pending_losses[0], self._sequence))
                 except OSError:
                     return
                 self._sequence += 1
                 self._is_dirty = True
+                self._is_failing = False
                 del self._pending_losses[0]
 
     def _measure(self) -> int:
@@ -275,23 +356,28 @@ class Spool:
                 housekeeping_due = time.monotonic() + HOUSEKEEPING_INTERVAL_S
             if self._is_dirty:
                 self._sync()
-                # Whatever arrives in this pause shares one fsync.
-                time.sleep(self._fsync_interval_s)
+                # Whatever arrives in this pause shares one fsync. Who waits for it ends the pause.
+                self._urgent.wait(self._fsync_interval_s)
         self._write_pending_losses()
         self._sync()
 
     def _keep_house(self) -> None:
         self._write_pending_losses()
-        with self._mutex:
-            self._earlier_bytes = self._measure()
+        try:
+            with self._mutex:
+                self._earlier_bytes = self._measure()
+                self._enter(self._policy.level(self.size_bytes))
+        except OSError as error:  # must not end the thread that everybody's fsync comes from
+            log.error("the spool's folder cannot be measured: %s", error.strerror)
 
     def _sync(self) -> None:
         with self._mutex:
             # Cleared before the fsync: a record that arrives during it asks for another one.
             self._wake.clear()
+            self._urgent.clear()
             self._is_dirty = False
             retired, self._retired = self._retired, []
-            waiting, self._waiting = self._waiting, []
+            waiting, self._waiting = self._waiting, None
             file = self._file
         failure = None
         try:
@@ -304,11 +390,12 @@ class Spool:
             failure = SpoolBroken(error.errno, f"the spool's disk refuses to sync: {error.strerror}")
         for number in retired:
             os.close(number)
-        for future in waiting:
-            if failure:
-                future.set_exception(failure)
-            else:
-                future.set_result(None)
+        if waiting is None:
+            return
+        if failure:
+            waiting.set_exception(failure)
+        else:
+            waiting.set_result(None)
 
 
 def _claim_name(folder: Path, process: str) -> tuple[str, int]:
@@ -325,12 +412,6 @@ def _claim_name(folder: Path, process: str) -> tuple[str, int]:
             number += 1
         else:
             return name, lock
-
-
-def _frame(record: Record, sequence: int) -> bytes:
-    kind, header, body = encode(record)
-    payload = b"".join((_PREFIX.pack(kind, sequence, len(header)), header, body))
-    return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
 
 
 def _sync_folder(folder: Path) -> None:

@@ -7,6 +7,8 @@ import os
 import socket
 from uuid import UUID
 
+from django.conf import settings
+
 from audit import sealer
 from kernel import clock
 from kernel.queueing import app
@@ -14,7 +16,7 @@ from learning import episodes, training
 from learning.evaluation import jobs as evaluations
 from release import promotion, registry, rollout
 from release import sweep as release_sweep
-from telemetry import runs, signals
+from telemetry import periods, runs, signals
 
 
 def _owner() -> str:
@@ -44,6 +46,11 @@ def telemetry_sweep(**_: object) -> None:
 @app.task(name="telemetry.close_idle")
 def close_idle(**_: object) -> None:
     runs.close_idle(now=clock.now())
+
+
+@app.task(name="telemetry.keep_periods")
+def keep_periods(**_: object) -> None:
+    periods.sweep(now=clock.now(), retention_months=settings.ENVIRONMENT.retention_months)
 
 
 @app.task(name="learning.sweep")

@@ -49,6 +49,8 @@ class Environment:
     """RATCHET_CAPTURE_SYNC: an answer's last byte waits until the call's end record is on the disk."""
     max_lag_s: float
     """A gateway whose oldest record waits longer than this to be shipped is not ready."""
+    retention_months: int | None
+    """Whole months, before the current one, whose requests and answers are kept; None keeps all."""
 
     @property
     def sockets(self) -> Path:
@@ -113,6 +115,7 @@ def read(variables: Mapping[str, str] = os.environ) -> Environment:
         fsync_interval_s=_duration(variables, "RATCHET_FSYNC_INTERVAL_MS", 10.0, unit="milliseconds") / 1000,
         strict_capture=_departs(variables, "RATCHET_CAPTURE_SYNC", "interval", "strict"),
         max_lag_s=_duration(variables, "RATCHET_MAX_LAG_S", 3600.0),
+        retention_months=_months(variables, "RATCHET_RETENTION_MONTHS"),
     )
 
 
@@ -122,6 +125,11 @@ def _port(variables: Mapping[str, str], name: str, default: int) -> int:
 
 def _bytes(variables: Mapping[str, str], name: str, default: int) -> int:
     return _whole_number(variables, name, default, at_most=2**63 - 1, kind="a positive whole number of bytes")
+
+
+def _months(variables: Mapping[str, str], name: str) -> int | None:
+    kind = "a whole number of months from 1 to 1200"
+    return _whole_number(variables, name, 0, at_most=1200, kind=kind) or None
 
 
 def _whole_number(variables: Mapping[str, str], name: str, default: int, *, at_most: int, kind: str) -> int:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Avg, Count, Exists, F, Max, OuterRef, Q, Sum
+from django.db.models import Avg, Count, Exists, Max, OuterRef, Q, Sum
 
 from accounts.models import Project, User
 from audit import selectors as ledger
@@ -16,6 +16,7 @@ from console.progress import JobProgress, progress_of
 from learning.models import JOB_OPEN, Episode, TrainingJob
 from release.models import PROMOTION_OPEN, Deployment, Promotion, PromotionState
 from telemetry.models import Call, CallOutcome, CaptureLoss, Run
+from telemetry.shedding import Shed
 
 DAY = timedelta(hours=24)
 
@@ -26,6 +27,8 @@ class Losses:
     is known."""
 
     calls: int
+    bodies: int
+    """Records that were kept without their body, because a spool was nearly full."""
     latest_at: datetime | None
 
 
@@ -65,9 +68,11 @@ class OrganizationGlance:
 def losses() -> Losses:
     """In one query."""
     found = CaptureLoss.objects.aggregate(
-        calls=Sum(F("last_sequence") - F("first_sequence") + 1), latest=Max("recorded_at")
+        calls=Sum("count", filter=~Q(reason=Shed.BODY)),
+        bodies=Sum("count", filter=Q(reason=Shed.BODY)),
+        latest=Max("recorded_at"),
     )
-    return Losses(found["calls"] or 0, found["latest"])
+    return Losses(found["calls"] or 0, found["bodies"] or 0, found["latest"])
 
 
 def glance(*, user: User, now: datetime) -> list[OrganizationGlance]:

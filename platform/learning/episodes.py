@@ -21,7 +21,8 @@ from learning.models import Episode, RewardSpecVersion
 from learning.rewards.spec import RewardSpec, Score, score
 from learning.rewards.steps import StepFacts, steps_from_messages
 from telemetry import exchange, runs
-from telemetry.models import Call, CallBody, CallOutcome, Run, RunState, Signal, Step
+from telemetry.bodies import bodies_of
+from telemetry.models import Call, CallOutcome, Run, RunState, Signal, Step
 from telemetry.signals import SignalRow, latest_signals
 
 BATCH = 50
@@ -78,7 +79,7 @@ def _due(version: RewardSpecVersion) -> "QuerySet[Run]":
 def _build(due: Sequence[Run], version: RewardSpecVersion, spec: RewardSpec, now: datetime) -> int:
     runs.lock_project(version.project_id)  # calls and signals of one revision, not of two
     due = list(Run.objects.filter(id__in=[run.id for run in due]))
-    turns, requests = _load(due)
+    turns, requests = _load(version.project_id, due)
     signals = latest_signals(run.id for run in due)
     episodes = [
         _episode(
@@ -90,8 +91,8 @@ def _build(due: Sequence[Run], version: RewardSpecVersion, spec: RewardSpec, now
     return len(episodes)
 
 
-def _load(due: Sequence[Run]) -> tuple[dict[UUID, list[_Turn]], dict[UUID, bytes]]:
-    """The turns of each run, and the request of each run's last answered turn; four queries."""
+def _load(project_id: UUID, due: Sequence[Run]) -> tuple[dict[UUID, list[_Turn]], dict[UUID, bytes]]:
+    """The turns of each run, and the request of each run's last answered turn; four queries, all bytes in two."""
     run_ids = [run.id for run in due]
     calls: dict[UUID, list[Call]] = {}
     for call in Call.objects.filter(step__run_id__in=run_ids).order_by("started_at", "id"):
@@ -102,8 +103,8 @@ def _load(due: Sequence[Run]) -> tuple[dict[UUID, list[_Turn]], dict[UUID, bytes
         for step_id, attempts in calls.items()
     }
     answered = [call.id for call in answering.values() if call]
-    bodies = CallBody.objects.filter(call_id__in=answered).values_list("call_id", "response")
-    answers = {call_id: exchange.answer_message(bytes(response)) for call_id, response in bodies}
+    bodies = bodies_of(project_id, answered)
+    answers = {call_id: exchange.answer_message(body.response) for call_id, body in bodies.items()}
 
     turns: dict[UUID, list[_Turn]] = {}
     for step in Step.objects.filter(run_id__in=run_ids).order_by("run_id", "index"):
@@ -111,9 +112,10 @@ def _load(due: Sequence[Run]) -> tuple[dict[UUID, list[_Turn]], dict[UUID, bytes
         answer = answers.get(latest.id) if latest else None
         turns.setdefault(step.run_id, []).append(_Turn(step, calls.get(step.id, []), latest, answer))
     last = {run_id: _last_answered(run_turns) for run_id, run_turns in turns.items()}
-    wanted = {turn.answering.id: run_id for run_id, turn in last.items() if turn and turn.answering}
-    found = CallBody.objects.filter(call_id__in=wanted).values_list("call_id", "request")
-    return turns, {wanted[call_id]: bytes(request) for call_id, request in found}
+    # A turn is answered only where its bytes are there.
+    return turns, {
+        run_id: bodies[turn.answering.id].request for run_id, turn in last.items() if turn and turn.answering
+    }
 
 
 def _last_answered(turns: Sequence[_Turn]) -> _Turn | None:

@@ -93,12 +93,8 @@ def publish(part: str, rows: Sequence[Row], grids: Sequence[Grid] = (), *, comma
     tables = show(rows, grids)
     rows = [*rows, *(row for grid in grids for row in grid.rows())]
     section = (
-        f"<!-- {part} -->
-Measured on {machine()}, by `{command or f'make bench-{part}'}`.
-
-"
-        f"{tables}
-<!-- /{part} -->"
+        f"<!-- {part} -->\nMeasured on {machine()}, by `{command or f'make bench-{part}'}`.\n\n"
+        f"{tables}\n<!-- /{part} -->"
     )
     text = DOCUMENT.read_text()
     text, count = re.subn(rf"<!-- {part} -->.*?<!-- /{part} -->", lambda _: section, text, flags=re.DOTALL)

@@ -41,7 +41,8 @@ from learning.training import location
 from release import promotion as promotions
 from release import rollout
 from release.models import Deployment, ModelVersion, PolicyNode, Promotion, PromotionState
-from telemetry.models import Call, CallBody, CallOutcome, CaptureLoss, Run, RunState, Signal, Step
+from telemetry.models import Call, CallOutcome, CaptureLoss, Run, RunState, Signal, Step
+from tests.fakes.bodies import keep_body
 
 PASSWORD = "correct horse battery"
 CREDENTIAL = "sk-of-the-provider"
@@ -148,7 +149,7 @@ def build(now: datetime, *, tickets: int = 40, canary_runs: int = 60) -> Scene:
     learned.failed_job(maya)
     running = learned.running_job(maya)
     CaptureLoss.objects.create(
-        process="gateway-1", boot="b71f2c", first_sequence=4810, last_sequence=4812, reason="spool_full",
+        process="gateway-1", boot="b71f2c", first_sequence=4810, last_sequence=4812, count=3, reason="spool_full",
         recorded_at=now - timedelta(hours=2),
     )  # fmt: skip
     PolicyNode.objects.create(
@@ -209,12 +210,13 @@ def write_run(
             first_byte_at=begun + timedelta(milliseconds=480), ended_at=begun + timedelta(milliseconds=1900),
             stitched_at=begun,
         )  # fmt: skip
-        CallBody.objects.create(
-            call=call, project=project, response_type="application/json",
+        keep_body(
+            call,
             request=json.dumps({"model": run.model_alias, "messages": messages[:end]}).encode(),
-            response=json.dumps({"id": call.response_id, "choices": [{"index": 0,
-            "message": messages[end]}]}).encode(),
-        )  # fmt: skip
+            response=json.dumps(
+                {"id": call.response_id, "choices": [{"index": 0, "message": messages[end]}]}
+            ).encode(),
+        )
     if reward is not None:
         write_signal(project, run=run, name="reward", value=reward, at=last)
     return run

@@ -26,7 +26,9 @@ from console.records.base import (
 )
 from learning.models import Episode
 from release.models import ModelVersion
+from telemetry.bodies import bodies_of
 from telemetry.models import Call, CallOutcome, CaptureLoss, Run, Signal, Step
+from telemetry.shedding import Shed
 
 LINK_REASONS = {
     "named": "the caller named the run",
@@ -38,6 +40,20 @@ LINK_REASONS = {
     "orphan": "the request holds answers that did not come through here",
 }
 """Why a step stands where it does, in words; unknown reasons are shown as they are."""
+
+LOSS_REASONS = {
+    Shed.BODY: "the spool was nearly full, so bodies were left out",
+    Shed.PASS_THROUGH: "the spool was nearly full, so calls that no dialect reads were left out",
+    Shed.FULL: "the spool was full",
+    Shed.WRITE_FAILED: "the disk refused the write",
+    "missing": "not in the spool, and nothing says why",
+    "damaged": "unreadable bytes in the spool",
+    "torn": "cut off at the end of the spool",
+    "unknown_project": "its key is not in this database",
+    "malformed": "values that no gateway writes",
+    "refused": "the database refused it",
+}
+"""Why something could not be kept, in words; unknown reasons are shown as they are."""
 
 
 @dataclass(frozen=True)
@@ -58,23 +74,21 @@ class Turn:
 
 
 def turns_of(run: Run) -> list[Turn]:
-    """A run as a conversation, in four queries."""
+    """A run as a conversation, in six queries."""
     steps = list(
-        run.steps.order_by("index").prefetch_related(
-            Prefetch("calls", Call.objects.select_related("body").order_by("started_at"))
-        )
+        run.steps.order_by("index").prefetch_related(Prefetch("calls", Call.objects.order_by("started_at")))
     )
+    shown = {step.pk: _answering(list(step.calls.all())) for step in steps}
+    bodies = bodies_of(run.project_id, [call.pk for call in shown.values() if call])
     signals = list(run.signals.exclude(step=None).order_by("observed_at"))
     versions = version_names([call for step in steps for call in step.calls.all()])
     seen: dict[Any, int] = {}
     turns = []
     for step in steps:
-        calls = list(step.calls.all())
-        complete = [call for call in calls if call.outcome == CallOutcome.COMPLETE]
-        call = next(iter([*reversed(complete), *reversed(calls)]), None)
-        body = getattr(call, "body", None)
-        messages = request_messages(bytes(body.request)) if body else []
-        answer = answer_message(bytes(body.response)) if body else None
+        call = shown[step.pk]
+        body = bodies.get(call.pk) if call else None
+        messages = request_messages(body.request) if body else []
+        answer = answer_message(body.response) if body else None
         turns.append(
             Turn(
                 step=step,
@@ -82,7 +96,7 @@ def turns_of(run: Run) -> list[Turn]:
                 said=since(messages, seen[step.parent_id]) if step.parent_id in seen else messages,
                 answer=answer,
                 call=call,
-                attempts=len(calls),
+                attempts=len(step.calls.all()),
                 model=served_by(call, versions) if call else "",
                 took=seconds(call.started_at, call.ended_at) if call else "",
                 signals=[signal for signal in signals if signal.step == step.index],
@@ -90,6 +104,12 @@ def turns_of(run: Run) -> list[Turn]:
         )
         seen[step.pk] = len(messages) + 1
     return turns
+
+
+def _answering(calls: list[Call]) -> Call | None:
+    """Of the attempts at one step, the last whole one, or the last."""
+    complete = [call for call in calls if call.outcome == CallOutcome.COMPLETE]
+    return next(iter([*reversed(complete), *reversed(calls)]), None)
 
 
 def version_names(calls: list[Call]) -> dict[Any, str]:
@@ -237,6 +257,9 @@ class CallAdmin(RecordAdmin):
             Fact("Answered by", served_by(row, version_names([row]))),
             Fact("Asked for", row.model_requested),
             Fact("Tokens in / out", self.tokens(row)),
+            Fact("Cost", "" if row.cost_microusd is None else f"{row.cost_microusd / 1e6:.6f} USD"),
+            Fact("Sent on", f"{row.attempts} times" if row.attempts > 1 else ""),
+            Fact("Content", "left out: the spool was nearly full" if row.is_shed else ""),
             Fact("Finish reason", row.finish_reason),
             Fact("Endpoint", f"{row.method} {row.path}", mono=True),
             Fact("Retry number", row.retry_count),
@@ -247,11 +270,11 @@ class CallAdmin(RecordAdmin):
         ]
 
     def detail(self, request: HttpRequest, row: Any) -> dict[str, Any]:
-        body = getattr(row, "body", None)
+        body = bodies_of(row.project_id, [row.pk]).get(row.pk)
         return {
             "title": f"Call {short(row.pk)}",
-            "said": request_messages(bytes(body.request)) if body else [],
-            "answer": answer_message(bytes(body.response)) if body else None,
+            "said": request_messages(body.request) if body else [],
+            "answer": answer_message(body.response) if body else None,
             "has_body": body is not None,
         }
 
@@ -320,7 +343,7 @@ class CaptureLossAdmin(RecordAdmin):
     count."""
 
     recorded = when("recorded_at", "Recorded")
-    list_display = ("recorded", "reason", "lost", "process", "boot", "first_sequence", "last_sequence")
+    list_display = ("recorded", "reason_label", "lost", "process", "boot", "first_sequence", "last_sequence")
     list_filter = ("reason",)
     ordering = ("-recorded_at",)
 
@@ -328,14 +351,19 @@ class CaptureLossAdmin(RecordAdmin):
         scope.viewer(request)
         return CaptureLoss.objects.all()
 
-    @column("Calls lost")
+    @column("Why", ordering="reason")
+    def reason_label(self, row: CaptureLoss) -> str:
+        return LOSS_REASONS.get(row.reason, row.reason)
+
+    @column("Records", ordering="count")
     def lost(self, row: CaptureLoss) -> int:
-        return row.last_sequence - row.first_sequence + 1
+        return row.count
 
     def facts(self, row: Any) -> list[Fact]:
         return [
-            Fact("Calls lost", self.lost(row)),
-            Fact("Reason", row.reason),
+            Fact("Records", row.count),
+            Fact("Why", self.reason_label(row)),
+            Fact("Reason", row.reason, mono=True),
             Fact("Recorded", moment(row.recorded_at)),
             Fact("Gateway process", row.process, mono=True),
             Fact("Boot", row.boot, mono=True),
@@ -343,4 +371,5 @@ class CaptureLossAdmin(RecordAdmin):
         ]
 
     def detail(self, request: HttpRequest, row: Any) -> dict[str, Any]:
-        return {"title": f"{self.lost(row)} calls lost: {row.reason}"}
+        what = "kept without content" if row.reason == Shed.BODY else "lost"
+        return {"title": f"{row.count} record{'s' if row.count != 1 else ''} {what}: {row.reason}"}

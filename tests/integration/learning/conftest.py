@@ -18,8 +18,9 @@ from learning import reward_specs
 from learning.models import RewardSpecVersion
 from telemetry import runs
 from telemetry import signals as signal_services
-from telemetry.models import Call, CallBody, Run, Signal
+from telemetry.models import Call, Run, Signal
 from telemetry.stitching import extend, roll
+from tests.fakes.bodies import keep_body
 from workers.app import app
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -112,12 +113,10 @@ def live_run(project: Project) -> LiveRun:
             }
             | columns
         )
-        CallBody.objects.create(
-            call=made,
-            project=project,
+        keep_body(
+            made,
             request=json.dumps({"model": "support-desk", "messages": messages}).encode(),
             response=json.dumps({"choices": [{"message": answer}]}).encode(),
-            response_type="application/json",
         )
         return made
 

@@ -1,23 +1,32 @@
 """From a real spool into PostgreSQL: exactly once, whatever is killed when, and every loss a row."""
 
+import os
+import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID
 
 import pytest
 from django.db import connection
 
 from audit.models import Event
+from kernel import clock
 from kernel.ids import uuid7
-from telemetry import ingest
+from telemetry import ingest, selectors
+from telemetry.bodies import bodies_of
 from telemetry.ingest import Ingester
 from telemetry.models import Call, CallBody, CaptureLoss, Signal, SpoolPosition
-from telemetry.records import BeginRecord, EndRecord, SignalRecord
-from telemetry.spool import Spool, SpoolFull, segments
+from telemetry.records import BeginRecord, EndRecord, Served, SignalRecord
+from telemetry.shedding import Level
+from telemetry.spool import MAX_PENDING_LOSSES, Spool, SpoolFull, segments
 
 BEGAN_AT = 1_795_262_400_000_000
 KIB = b"x" * 1024
@@ -75,6 +84,18 @@ def relay(spool: Spool, tenant: Any, **changes: Any) -> UUID:
     return record.call_id
 
 
+def relay_or_lose(spool: Spool, tenant: Any) -> UUID | None:
+    """A whole call of which a full spool takes nothing."""
+    record = begin(tenant)
+    for part in (record, end(record.call_id)):
+        try:
+            spool.append(part)
+        except SpoolFull:
+            continue
+        return record.call_id
+    return None
+
+
 def rate(tenant: Any, **changes: Any) -> SignalRecord:
     values: dict[str, Any] = {
         "signal_id": uuid7(),
@@ -105,8 +126,9 @@ def test_a_call_and_its_signal_arrive_as_they_were_written(spool, folder, tenant
     )
     assert [bytes(parent) for parent in call.parent_hashes] == [b"a" * 32, b"b" * 32]
     assert call.ended_at - call.started_at == timedelta(milliseconds=400)
-    assert bytes(call.body.request) == b'{"model": "gpt-4o"}'
-    assert bytes(call.body.response) == b'{"choices": []}'
+    body = bodies_of(tenant.project.id, [call_id])[call_id]
+    assert body.request == b'{"model": "gpt-4o"}'
+    assert (body.response, body.response_type) == (b'{"choices": []}', "application/json")
     assert Signal.objects.get().value == {"content": "as it should be"}
 
 
@@ -212,21 +234,100 @@ def test_rotated_segments_go_once_nothing_in_them_is_needed(folder, tenant, now)
 def test_a_full_spool_is_a_counted_loss_in_rows_and_ledger(folder, tenant, now):
     spool = Spool(folder, "gateway", max_bytes=6000)
     relay(spool, tenant)
-    lost = 0
-    for _ in range(3):
-        try:
-            spool.append(begin(tenant, request=KIB * 8))
-        except SpoolFull:
-            lost += 1
+    while spool.level < Level.EVERYTHING:
+        with suppress(SpoolFull):
+            spool.append(rate(tenant, value="y" * 200))
+    lost = [relay_or_lose(spool, tenant) for _ in range(3)]
     spool.close()
     Ingester(folder).ingest_once(now=now)
 
+    assert lost == [None] * 3
     loss = CaptureLoss.objects.get()
-    assert lost == 3
-    assert (loss.first_sequence, loss.last_sequence, loss.reason) == (2, 4, "spool_full")
+    # the signal that did not fit, then begin and end of each call
+    assert (loss.count, loss.last_sequence - loss.first_sequence, loss.reason) == (7, 6, "spool_full")
     event = Event.objects.get(action="capture.lost")
     assert event.organization_id == tenant.organization.id
     assert Call.objects.count() == 1
+
+
+def test_shed_bodies_are_told_in_the_calls_and_as_one_loss(folder, tenant, now):
+    spool = Spool(folder, "gateway", max_bytes=100_000)
+    whole = relay(spool, tenant, request=KIB)
+    spool.append(rate(tenant, value="y" * 80_000))
+    cut = [relay(spool, tenant, request=KIB) for _ in range(3)]
+    spool.close()
+    Ingester(folder).ingest_once(now=now)
+
+    assert dict(Call.objects.values_list("id", "is_shed")) == {whole: False} | dict.fromkeys(cut, True)
+    assert bodies_of(tenant.project.id, [whole, *cut]).keys() == {whole}
+    loss = CaptureLoss.objects.get()
+    assert (loss.first_sequence, loss.last_sequence, loss.count, loss.reason) == (3, 8, 6, "body_shed")
+    assert selectors.lost_records() == 0
+    assert Event.objects.filter(action="capture.lost").count() == 1
+
+
+def test_gaps_that_one_record_explains_are_one_loss(folder, tenant, now):
+    spool = Spool(folder, "gateway", max_bytes=2_000_000)
+    while spool.level < Level.PASS_THROUGH:
+        spool.append(rate(tenant, value="y" * 10_000))
+    first = None
+    for _ in range(MAX_PENDING_LOSSES + 20):
+        with suppress(SpoolFull):
+            spool.append(begin(tenant, dialect="", request=b""))
+        last = spool.append(rate(tenant))
+        first = first or last - 1
+    spool.close()
+    Ingester(folder).ingest_once(now=now)
+
+    losses = CaptureLoss.objects.filter(reason="pass_through_shed")
+    assert sum(losses.values_list("count", flat=True)) == MAX_PENDING_LOSSES + 20
+    assert losses.count() <= MAX_PENDING_LOSSES * 2
+    assert losses.order_by("first_sequence")[0].first_sequence == first
+
+
+def test_damage_inside_a_segment_costs_its_record_only(folder, tenant, now):
+    spool = Spool(folder, "gateway")
+    calls = [relay(spool, tenant) for _ in range(2)]
+    damage_at = spool.position[1]
+    calls.append(relay(spool, tenant))
+    calls.append(relay(spool, tenant))
+    spool.close()
+    path = segments(folder)[0].path
+    content = bytearray(path.read_bytes())
+    content[damage_at : damage_at + 4] = b"\xff" * 4  # the length of a begin record
+    path.write_bytes(content)
+
+    Ingester(folder).ingest_once(now=now)
+
+    assert set(Call.objects.values_list("id", flat=True)) == {calls[0], calls[1], calls[3]}
+    assert CaptureLoss.objects.values_list("first_sequence", "count", "reason").get() == (4, 1, "damaged")
+    assert segments(folder) == []
+
+
+def test_who_answered_replaces_the_plan(spool, folder, tenant, now):
+    planned, fallback, upstream = uuid7(), uuid7(), uuid7()
+    record = begin(
+        tenant, model_served="desk:planned", model_version_id=planned, deployment_id=planned, is_canary=True
+    )
+    spool.append(record)
+    spool.append(
+        end(
+            record.call_id, served=Served(model_served="gpt-4o", model_version_id=fallback),
+            attempts=3, upstream_id=upstream, cached_tokens=7, reasoning_tokens=5, cost_microusd=1_234,
+            hidden=("usage", "logprobs"),
+        )
+    )  # fmt: skip
+    Ingester(folder).ingest_once(now=now)
+
+    call = Call.objects.get()
+    assert (call.model_served, call.model_version_id, call.deployment_id, call.is_canary) == (
+        "gpt-4o",
+        fallback,
+        None,
+        False,
+    )
+    assert (call.attempts, call.upstream_id, call.hidden) == (3, upstream, ["usage", "logprobs"])
+    assert (call.cached_tokens, call.reasoning_tokens, call.cost_microusd) == (7, 5, 1_234)
 
 
 def test_a_torn_tail_is_a_loss_and_what_is_before_it_is_kept(folder, tenant, now):
@@ -315,6 +416,56 @@ def test_it_runs_until_told_to_stop_and_outlives_a_lost_connection(folder, tenan
         thread.join(10)
         spool.close()
     assert not thread.is_alive()
+
+
+INGEST = """
+import sys, threading
+from pathlib import Path
+import django
+django.setup()
+from telemetry import ingest
+ingest.run_forever(threading.Event(), folder=Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.django_db(transaction=True)
+def test_kill_9_of_either_of_two_ingesters_at_any_moment_neither_loses_nor_doubles(folder, tenant, tmp_path):
+    """One works, the other waits to take over; the working one is killed again and again while calls arrive."""
+    database = connection.settings_dict
+    environment = os.environ | {
+        "DJANGO_SETTINGS_MODULE": "config.settings",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "DATABASE_URL": f"postgresql://{database['USER']}@/{database['NAME']}?host={quote(database['HOST'])}",
+    }
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", INGEST, str(folder)], env=environment)
+
+    spool, rng = Spool(folder, "gateway", segment_bytes=100_000), random.Random(5)
+    sent: dict[UUID, bytes] = {}
+    ingesters = [start(), start()]
+    try:
+        for _ in range(4):
+            before = Call.objects.count()
+            while Call.objects.count() < before + 50:
+                request = b'{"messages": [%b]}' % b",".join([b'"%d"' % len(sent)] * rng.randrange(400))
+                sent[relay(spool, tenant, request=request)] = request
+            for ingester in ingesters:
+                if rng.random() < 0.7:
+                    ingester.kill()
+                    ingester.wait(10)
+            ingesters = [start() if ingester.poll() is not None else ingester for ingester in ingesters]
+        wait_for(lambda: Call.objects.count() >= len(sent), 60)
+    finally:
+        for ingester in ingesters:
+            ingester.kill()
+            ingester.wait(10)
+        spool.close()
+    Ingester(folder).ingest_once(now=clock.now())
+
+    assert set(Call.objects.values_list("id", flat=True)) == set(sent)
+    assert {call_id: body.request for call_id, body in bodies_of(tenant.project.id, sent).items()} == sent
+    assert (CaptureLoss.objects.count(), segments(folder)) == (0, [])
 
 
 def wait_for(seen: Callable[[], bool], timeout_s: float = 10.0) -> None:

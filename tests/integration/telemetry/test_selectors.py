@@ -7,7 +7,8 @@ import pytest
 
 from kernel.ids import uuid7
 from telemetry import runs, selectors, signals
-from telemetry.models import CallBody, CaptureLoss, Signal
+from telemetry.models import CaptureLoss, Signal
+from tests.fakes.bodies import keep_body
 
 HELLO = {"role": "user", "content": "Hello"}
 HI = {"role": "assistant", "content": "Hi."}
@@ -24,7 +25,7 @@ def history(make_call, tenant, stranger, now):
             call = make_call(messages, HI, at=10 * number + turn)
             body = json.dumps({"messages": messages}).encode()
             answer = b'data: {"choices": [{"index": 0, "delta": {"content": "Hi."}}]}\n\ndata: [DONE]\n\n'
-            CallBody.objects.create(call=call, project=tenant.project, request=body, response=answer)
+            keep_body(call, body, answer, "text/event-stream")
             calls.append(call)
     make_call([HELLO], HI, at=99, tenant=stranger)
     Signal.objects.create(
@@ -57,7 +58,7 @@ def test_calls_carry_their_run_in_one_query(history, tenant, django_assert_num_q
 
 def test_a_run_in_detail(history, tenant, stranger, django_assert_num_queries):
     run_id = selectors.runs_page(project=tenant.project)[-1].id
-    with django_assert_num_queries(7):
+    with django_assert_num_queries(6):
         detail = selectors.run_detail(project=tenant.project, run_id=run_id)
     assert detail is not None
     assert [(step.index, step.parent_index, len(step.calls)) for step in detail.steps] == [
@@ -78,7 +79,13 @@ def test_a_run_in_detail(history, tenant, stranger, django_assert_num_queries):
 
 def test_counts_and_losses(history, tenant, stranger, now):
     CaptureLoss.objects.create(
-        process="gateway-1", boot="b", first_sequence=3, last_sequence=5, reason="spool_full", recorded_at=now
+        process="gateway-1",
+        boot="b",
+        first_sequence=3,
+        last_sequence=5,
+        count=3,
+        reason="spool_full",
+        recorded_at=now,
     )
     found = selectors.counts(project=tenant.project)
     assert (found.calls, found.unstitched_calls, found.runs, found.runs_with_signals) == (6, 0, 3, 1)

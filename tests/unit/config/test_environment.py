@@ -26,6 +26,7 @@ TOLD = {
     "RATCHET_FSYNC_INTERVAL_MS": "2.5",
     "RATCHET_CAPTURE_SYNC": "strict",
     "RATCHET_MAX_LAG_S": "60",
+    "RATCHET_RETENTION_MONTHS": "13",
 }
 
 
@@ -53,6 +54,7 @@ def test_what_is_told_is_taken() -> None:
         fsync_interval_s=0.0025,
         strict_capture=True,
         max_lag_s=60.0,
+        retention_months=13,
     )
     assert (env.spool, env.objects) == (Path("/srv/ratchet/spool"), Path("/srv/ratchet/objects"))
 

@@ -1,11 +1,14 @@
 """The spool keeps what was appended, in order, through torn tails, damage, a full quota and a killed writer."""
 
+import asyncio
 import errno
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,17 +17,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry import records
-from telemetry.records import BeginRecord, EndRecord, LossRecord, Record, SignalRecord, UnknownRecord
-from telemetry.spool import Entry, Spool, SpoolBroken, SpoolFull, segments
+from telemetry.records import BeginRecord, EndRecord, LossRecord, Record, Served, SignalRecord, UnknownRecord
+from telemetry.shedding import Level, Shed
+from telemetry.spool import MAX_PENDING_LOSSES, Entry, Segment, Spool, SpoolBroken, SpoolFull, segments
 
 
-def begin(request: bytes = b"{}") -> BeginRecord:
+def begin(request: bytes = b"{}", *, dialect: str = "chat") -> BeginRecord:
     return BeginRecord(
         call_id=uuid4(),
         project_id=uuid4(),
         api_key_id=uuid4(),
         started_at=1_795_255_200_000_000,
-        dialect="chat",
+        dialect=dialect,
         method="POST",
         path="/v1/chat/completions",
         run_hint=uuid4(),
@@ -32,6 +36,10 @@ def begin(request: bytes = b"{}") -> BeginRecord:
         parent_hashes=(b"\x01" * 32, b"\xff" * 32),
         request=request,
     )
+
+
+def end(call: BeginRecord, response: bytes = b"") -> EndRecord:
+    return EndRecord(call_id=call.call_id, outcome="complete", ended_at=3, response=response)
 
 
 def signal(value: object = True) -> SignalRecord:
@@ -52,6 +60,16 @@ def read(folder: Path) -> list[Entry]:
     return [entry for segment in segments(folder) for entry in segment.read()]
 
 
+def three_records(folder: Path) -> tuple[Segment, list[int]]:
+    """A closed segment, and where each of its records ends."""
+    spool, ends = Spool(folder), []
+    for _ in range(3):
+        spool.append(begin(b"x" * 500))
+        ends.append(spool.position[1])
+    spool.close()
+    return segments(folder)[0], ends
+
+
 def kept(folder: Path) -> list[Record]:
     return [entry.record for entry in read(folder)]
 
@@ -64,10 +82,17 @@ def kept(folder: Path) -> list[Record]:
 def test_records_survive_the_trip(body: bytes, name: str, value: object) -> None:
     name = name.encode("utf-8", "ignore").decode()
     value = value.encode("utf-8", "ignore").decode() if isinstance(value, str) else value
-    end = EndRecord(
-        call_id=uuid4(), outcome="complete", ended_at=3, response=body, echo_hash=body, response_id=name
+    opened = begin(body)
+    served = Served(model_served=name, model_version_id=uuid4(), is_canary=True)
+    ended = replace(
+        end(opened, body),
+        echo_hash=body,
+        response_id=name,
+        served=served,
+        hidden=("usage",),
+        upstream_id=uuid4(),
     )
-    for record in (begin(body), end, signal(value)):
+    for record in (opened, ended, signal(value)):
         assert records.decode(*records.encode(record)) == record
 
 
@@ -148,20 +173,47 @@ def test_a_torn_tail_ends_the_reading(tmp_path: Path, cut: int) -> None:
 
 
 def test_a_damaged_record_is_passed_over_and_its_number_is_missing(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
-    ends = []
-    for _ in range(3):
-        spool.append(begin(b"x" * 500))
-        ends.append(spool.position[1])
-    spool.close()
-    (segment,) = segments(tmp_path)
+    segment, ends = three_records(tmp_path)
     damaged = bytearray(segment.path.read_bytes())
     damaged[ends[1] - 100] ^= 1
     segment.path.write_bytes(damaged)
-    assert [entry.sequence for entry in segment.read()] == [0, 2]
+    assert [(entry.sequence, entry.is_after_damage) for entry in segment.read()] == [(0, False), (2, True)]
     damaged[-100] ^= 1
     segment.path.write_bytes(damaged)
     assert [entry.end_offset for entry in segment.read()] == [ends[0]]
+
+
+@pytest.mark.parametrize("length", [0, 5, 600, 5000, 2**32 - 1])
+def test_a_damaged_length_costs_its_own_record_only(tmp_path: Path, length: int) -> None:
+    segment, ends = three_records(tmp_path)
+    damaged = bytearray(segment.path.read_bytes())
+    damaged[ends[0] : ends[0] + 4] = length.to_bytes(4, "big")
+    segment.path.write_bytes(damaged)
+    assert [entry.sequence for entry in segment.read(is_closed=True)] == [0, 2]
+
+
+def test_a_hole_of_zeros_or_an_overwritten_block_is_passed_over(tmp_path: Path) -> None:
+    segment, ends = three_records(tmp_path)
+    whole = segment.path.read_bytes()
+    segment.path.write_bytes(whole[: ends[0]] + bytes(ends[1] - ends[0]) + whole[ends[1] :])
+    assert [entry.sequence for entry in segment.read(is_closed=True)] == [0, 2]
+    noise = b'{"' * (3 << 19)
+    segment.path.write_bytes(whole[: ends[0]] + noise + whole[ends[1] :])
+    assert [entry.sequence for entry in segment.read(is_closed=True)] == [0, 2]
+
+
+def test_a_frame_whose_rest_may_still_come_is_waited_for(tmp_path: Path) -> None:
+    """Bytes behind it look like a frame, because the customer's body holds one."""
+    spool = Spool(tmp_path)
+    inner, _ = three_records(tmp_path / "inner")
+    spool.append(begin(inner.path.read_bytes()))
+    spool.close()
+    segment = segments(tmp_path)[0]
+    whole = segment.path.read_bytes()
+    segment.path.write_bytes(whole[:-1])
+    assert list(segment.read()) == []
+    segment.path.write_bytes(whole)
+    assert [entry.sequence for entry in segment.read()] == [0]
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -187,30 +239,114 @@ def test_a_full_spool_loses_loudly_and_goes_on_when_there_is_room(tmp_path: Path
             segment.remove()
     wait_until(lambda: spool.is_writable)
     after = spool.append(begin())
-    loss, latest = kept(tmp_path)[-2:]
-    assert isinstance(loss, LossRecord)
+    *_, latest = kept(tmp_path)
+    (loss,) = [r for r in kept(tmp_path) if isinstance(r, LossRecord) and r.reason == Shed.FULL]
     assert (loss.first_sequence, loss.last_sequence, loss.reason) == (
         sequences[-1] + 1,
         sequences[-1] + 3,
-        "spool_full",
+        Shed.FULL,
     )
     assert isinstance(latest, BeginRecord)
-    assert after == loss.last_sequence + 2
+    assert after == read(tmp_path)[-1].sequence
     spool.close()
 
 
-def test_losses_around_a_small_record_that_fitted_are_told_apart(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, max_bytes=3000)
-    outcomes = []
-    for size in (3000, 10, 3000, 3000):
-        try:
-            outcomes.append(spool.append(begin(b"x" * size)))
-        except SpoolFull:
-            outcomes.append(-1)
+def test_near_the_quota_bodies_go_first_then_pass_through_then_new_calls(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each step is counted, said once, and told by a record; the ends of calls on record are the last to go."""
+    spool = Spool(tmp_path, max_bytes=40_000)
+    body = b"x" * 500
+
+    def fill(level: Level) -> None:
+        while spool.level < level:
+            spool.append(signal("y" * 200))
+
+    opened = begin(body)
+    spool.append(opened)
+    fill(Level.BODIES)
+    assert spool.is_writable
+    cut = [begin(body), end(opened, body)]
+    for record in cut:
+        spool.append(record)
+    spool.append(begin(b"", dialect=""))
+    fill(Level.PASS_THROUGH)
+    passing = begin(b"", dialect="")
+    for record in (passing, end(passing)):
+        with pytest.raises(SpoolFull):
+            spool.append(record)
+    late = begin(body)
+    spool.append(late)
+    fill(Level.NEW_CALLS)
+    assert not spool.is_writable
+    refused = begin()
+    for record in (refused, end(refused)):
+        with pytest.raises(SpoolFull):
+            spool.append(record)
+    spool.append(end(late, body))
+    with pytest.raises(SpoolFull):  # noqa: PT012 - which of them is refused depends on sizes
+        while True:
+            spool.append(signal("y" * 200))
+    counts = dict(spool.shed)
     spool.close()
-    assert outcomes == [-1, 1, -1, -1]
-    ranges = [(r.first_sequence, r.last_sequence) for r in kept(tmp_path) if isinstance(r, LossRecord)]
-    assert ranges == [(0, 0), (2, 3)]
+
+    assert counts == {Shed.BODY: 4, Shed.PASS_THROUGH: 2, Shed.FULL: 3, Shed.WRITE_FAILED: 0}
+    assert spool.losses == 5
+    assert [line.getMessage().rpartition(": ")[2] for line in caplog.records] == [
+        "bodies",
+        "pass through",
+        "new calls",
+        "everything",
+    ]
+    entries = {entry.sequence: entry.record for entry in read(tmp_path)}
+    shed = [record for record in entries.values() if getattr(record, "is_shed", False)]
+    assert shed == [
+        replace(cut[0], request=b"", is_shed=True),
+        replace(cut[1], response=b"", is_shed=True),
+        replace(late, request=b"", is_shed=True),
+        replace(end(late), is_shed=True),
+    ]
+    told = [record for record in entries.values() if isinstance(record, LossRecord)]
+    assert sum(record.count for record in told if record.reason == Shed.BODY) == 4
+    lost = [
+        number
+        for record in told
+        if record.reason != Shed.BODY
+        for number in range(record.first_sequence, record.last_sequence + 1)
+    ]
+    assert sorted(lost) == sorted(set(range(max(entries) + 1)) - set(entries))
+
+
+def test_a_full_disk_still_takes_a_call_without_its_body(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path)
+    real_write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "telemetry.spool.os.write", lambda file, data: real_write(file, data[: min(len(data), 1000)])
+        )
+        spool.append(begin(b"x" * 5000))
+    spool.close()
+    record, told = kept(tmp_path)
+    assert isinstance(record, BeginRecord)
+    assert (record.request, record.is_shed) == (b"", True)
+    assert isinstance(told, LossRecord)
+    assert told.reason == Shed.BODY
+
+
+def test_very_many_ranges_of_lost_records_are_told_together(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=4 << 20)
+    while spool.level < Level.PASS_THROUGH:
+        spool.append(signal("y" * 20_000))
+    for _ in range(500):
+        with pytest.raises(SpoolFull):
+            spool.append(begin(dialect=""))
+        spool.append(signal())
+    spool.close()
+    told = [record for record in kept(tmp_path) if isinstance(record, LossRecord)]
+    assert sum(record.count for record in told) == 500
+    assert len(told) <= MAX_PENDING_LOSSES * 4  # one batch for each housekeeping in between
 
 
 def test_a_disk_that_takes_half_a_record_keeps_none_of_it(
@@ -247,6 +383,36 @@ def test_a_disk_that_refuses_to_sync_fails_those_who_wait(
         patch.setattr("telemetry.spool.os.fsync", refuse)
         with pytest.raises(SpoolBroken):
             spool.synced().result(5)
+    spool.synced().result(5)
+    spool.close()
+
+
+def test_many_wait_for_one_fsync_and_none_can_cancel_it_for_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncs: list[int] = []
+    may_sync = threading.Event()
+    real_sync = os.fsync
+
+    def sync(file: int) -> None:
+        may_sync.wait(5)
+        syncs.append(file)
+        real_sync(file)
+
+    spool = Spool(tmp_path)
+    monkeypatch.setattr("telemetry.spool.os.fsync", sync)
+    spool.append(signal())
+    wait_until(lambda: not spool._wake.is_set())  # an fsync is under way; who asks now needs the next one
+
+    async def wait_together() -> None:
+        waiting = [asyncio.wrap_future(spool.synced()) for _ in range(1000)]
+        waiting[0].cancel()
+        may_sync.set()
+        done = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(outcome) for outcome in done] == [asyncio.CancelledError] + [type(None)] * 999
+
+    asyncio.run(wait_together())
+    assert len(syncs) == 2
     spool.synced().result(5)
     spool.close()
 
