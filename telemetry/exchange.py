@@ -78,7 +78,8 @@ def _offered(tool: dict[str, Any], dialect: str) -> dict[str, Any]:
 
 def _message(fields: Mapping[str, Any]) -> dict[str, Any]:
     """role, content (text, or parts as they were), and where there is something to say: refusal, reasoning,
-    tool_calls, tool_call_id, name. Tool calls have an id, a name and their arguments as text."""
+    tool_calls, hosted (names of the provider's own tools that it used), tool_call_id, name. Tool calls have an id, a
+    name and their arguments as text."""
     content = fields.get("content")
     message: dict[str, Any] = {
         "role": text(fields.get("role")) or "user",
@@ -87,8 +88,10 @@ def _message(fields: Mapping[str, Any]) -> dict[str, Any]:
     called = [_tool_call(call) for call in mappings(fields.get("tool_calls"))]
     if not called and (function := mapping(fields.get("function_call"))):  # the deprecated form
         called = [_tool_call({"function": function})]
+    hosted = [text(item.get("name")) or text(item.get("type")) for item in mappings(fields.get("hosted"))]
     rest = {name: text(fields.get(name)) for name in ("refusal", "reasoning", "tool_call_id", "name")}
-    return message | {name: value for name, value in {**rest, "tool_calls": called}.items() if value}
+    lists = {"tool_calls": called, "hosted": hosted}
+    return message | {name: value for name, value in {**rest, **lists}.items() if value}
 
 
 def _tool_call(call: dict[str, Any]) -> dict[str, Any]:

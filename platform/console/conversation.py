@@ -32,11 +32,15 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     name: str = ""
     """The tool that answered, on a tool's message."""
+    thinking: str = ""
+    """What the model thought first, where the provider shows it."""
+    hosted: tuple[str, ...] = ()
+    """Tools of the provider's own that it used meanwhile."""
 
 
-def request_messages(body: bytes) -> list[Message]:
+def request_messages(body: bytes, dialect: str = "chat") -> list[Message]:
     """What the caller sent; one raw message for a request of another shape."""
-    messages = exchange.request_messages(body)
+    messages = exchange.request_messages(body, dialect)
     if not messages:
         return [Message("request", _raw(body))] if body else []
     # A tool's message carries an id only: the assistant's message before it says which tool that was.
@@ -45,11 +49,11 @@ def request_messages(body: bytes) -> list[Message]:
     return [_message(message, tools) for message in messages]
 
 
-def answer_message(body: bytes) -> Message | None:
+def answer_message(body: bytes, dialect: str = "chat") -> Message | None:
     """What came back; raw when it is an error or of another shape, None when nothing came."""
     if not body.strip():
         return None
-    message = exchange.answer_message(body)
+    message = exchange.answer_message(body, dialect)
     return _message(message, {}) if message else Message("raw answer", _raw(body))
 
 
@@ -69,6 +73,8 @@ def _message(message: Mapping[str, Any], tools: Mapping[str, str]) -> Message:
             for call in message.get("tool_calls", ())
         ),
         name=message.get("name") or tools.get(message.get("tool_call_id", ""), ""),
+        thinking=_clip(message.get("reasoning", "")),
+        hosted=tuple(message.get("hosted", ())),
     )
 
 

@@ -13,7 +13,7 @@ from telemetry.wire.answer import Answer
 from telemetry.wire.lenient import compact, count, load_object, mapping, mappings, text
 
 TERMINAL_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed", "error"})
-_ENDED = frozenset({"completed", "incomplete", "failed", "cancelled"})
+_UNDER_WAY = frozenset({"queued", "in_progress"})
 _MODEL_ITEMS = frozenset({"reasoning", "compaction", "mcp_list_tools", "mcp_approval_request", "program"})
 _ARGUMENTS = ("arguments", "input", "action", "operation")
 _DELTAS = {
@@ -69,7 +69,7 @@ def _answer(response: dict[str, Any], output: list[dict[str, Any]], *, is_whole:
     return Answer(
         response_id=text(response.get("id")),
         message=_turn(output) if output else None,
-        finish_reason=reason or (status if status in _ENDED else ""),
+        finish_reason=reason or ("" if status in _UNDER_WAY else status),
         prompt_tokens=count(usage.get("input_tokens")),
         completion_tokens=count(usage.get("output_tokens")),
         cached_tokens=count(mapping(usage.get("input_tokens_details")).get("cached_tokens")),

@@ -39,6 +39,21 @@ def test_answers_whole_and_streamed_read_alike() -> None:
     assert answer_message(whole) == answer_message(streamed) == Message("assistant", "On its way.")
 
 
+def test_what_the_model_thought_and_looked_up_is_shown_beside_what_it_said() -> None:
+    output = [
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}]},
+        {"type": "web_search_call", "id": "ws_1"},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Here."}]},
+    ]
+    assert answer_message(body(output=output), "responses") == Message(
+        "assistant", "Here.", thinking="Hm.", hosted=("web_search_call",)
+    )
+    assert request_messages(body(input="Where?", previous_response_id="resp_1"), "responses") == [
+        Message("previous_response", "resp_1"),
+        Message("user", "Where?"),
+    ]
+
+
 def test_what_is_no_conversation_is_shown_as_it_is() -> None:
     assert answer_message(b"") is None
     assert answer_message(b"<html>502</html>") == Message("raw answer", "<html>502</html>")
