@@ -35,26 +35,26 @@ _WIRES: Mapping[str, _Wire] = {
 """By the dialect's name."""
 
 
-def request_messages(body: bytes, dialect: str = "chat") -> list[dict[str, Any]]:
+def request_messages(body: bytes, dialect: str) -> list[dict[str, Any]]:
     """The request's messages in one shape (see `_message`); empty when the body has none."""
     wire = _WIRES.get(dialect)
     return [_message(message) for message in wire.request_messages(load_object(body))] if wire else []
 
 
-def offered_tools(body: bytes, dialect: str = "chat") -> list[dict[str, Any]]:
+def offered_tools(body: bytes, dialect: str) -> list[dict[str, Any]]:
     """The function tools that the request offered, in the shape of chat."""
     tools = [_offered(tool, dialect) for tool in mappings(load_object(body).get("tools"))]
     return [tool for tool in tools if isinstance(mapping(tool.get("function")).get("name"), str)]
 
 
-def answer_message(body: bytes, dialect: str = "chat") -> dict[str, Any] | None:
+def answer_message(body: bytes, dialect: str) -> dict[str, Any] | None:
     """The first choice's message; None when the answer holds none (an error, a cut stream without a word)."""
     wire = _WIRES.get(dialect)
     message = wire.read_answer(body, is_stream=_is_stream(body)).message if wire else None
     return _message(message) if message is not None else None
 
 
-def sampled_tokens(body: bytes, dialect: str = "chat") -> Sampled | None:
+def sampled_tokens(body: bytes, dialect: str) -> Sampled | None:
     """The token ids and log-probabilities of an answer of our own nodes; None for an answer without them."""
     return read_tokens(body, is_stream=_is_stream(body)) if dialect == "chat" else None
 

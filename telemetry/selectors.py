@@ -47,6 +47,7 @@ class CallRow:
     """None until the call has been stitched."""
     step_index: int | None
     response_id: str
+    dialect: str
     path: str
     model_requested: str
     model_served: str
@@ -117,8 +118,8 @@ _RUN = (
     "started_at", "latest_call_at", "closed_at",
 )  # fmt: skip
 _CALL = (
-    "id", "step__run_id", "step__index", "response_id", "path", "model_requested", "model_served",
-    "model_version_id", "is_canary", "outcome", "status_code", "retry_count", "prompt_tokens",
+    "id", "step__run_id", "step__index", "response_id", "dialect", "path", "model_requested",
+    "model_served", "model_version_id", "is_canary", "outcome", "status_code", "retry_count", "prompt_tokens",
     "completion_tokens", "started_at", "ended_at",
 )  # fmt: skip
 
@@ -146,8 +147,12 @@ def run_detail(*, project: Project, run_id: UUID) -> RunDetail | None:
         if found.step_index is not None:
             calls.setdefault(found.step_index, []).append(found)
     answered = {index: answering_call(rows) for index, rows in calls.items()}
-    found = bodies_of(project.id, [call.id for call in answered.values() if call])
-    answers = {call_id: exchange.answer_message(body.response) for call_id, body in found.items()}
+    answering = {call.id: call for call in answered.values() if call}
+    bodies = bodies_of(project.id, answering)
+    answers = {
+        call_id: exchange.answer_message(body.response, answering[call_id].dialect)
+        for call_id, body in bodies.items()
+    }
     steps = [
         StepRow(
             index, parent, confidence, reason, calls.get(index, []), _answer(answered.get(index), answers)
@@ -160,7 +165,7 @@ def run_detail(*, project: Project, run_id: UUID) -> RunDetail | None:
     return RunDetail(
         run=runs[0],
         steps=steps,
-        messages=_conversation(found.get(last.id) if last else None),
+        messages=_conversation(bodies[last.id], last.dialect) if last and last.id in bodies else [],
         signals=[row for rows in signals.latest_signals([run_id]).values() for row in rows],
     )
 
@@ -220,8 +225,6 @@ def _answer(call: CallRow | None, answers: dict[UUID, dict[str, Any] | None]) ->
     return answers.get(call.id) if call else None
 
 
-def _conversation(body: Body | None) -> list[dict[str, Any]]:
-    if body is None:
-        return []
-    answer = exchange.answer_message(body.response)
-    return exchange.request_messages(body.request) + ([answer] if answer else [])
+def _conversation(body: Body, dialect: str) -> list[dict[str, Any]]:
+    answer = exchange.answer_message(body.response, dialect)
+    return exchange.request_messages(body.request, dialect) + ([answer] if answer else [])

@@ -38,7 +38,7 @@ class Message:
     """Tools of the provider's own that it used meanwhile."""
 
 
-def request_messages(body: bytes, dialect: str = "chat") -> list[Message]:
+def request_messages(body: bytes, dialect: str) -> list[Message]:
     """What the caller sent; one raw message for a request of another shape."""
     messages = exchange.request_messages(body, dialect)
     if not messages:
@@ -49,7 +49,7 @@ def request_messages(body: bytes, dialect: str = "chat") -> list[Message]:
     return [_message(message, tools) for message in messages]
 
 
-def answer_message(body: bytes, dialect: str = "chat") -> Message | None:
+def answer_message(body: bytes, dialect: str) -> Message | None:
     """What came back; raw when it is an error or of another shape, None when nothing came."""
     if not body.strip():
         return None

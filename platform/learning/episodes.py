@@ -102,9 +102,11 @@ def _load(project_id: UUID, due: Sequence[Run]) -> tuple[dict[UUID, list[_Turn]]
         step_id: next((call for call in reversed(attempts) if call.outcome == CallOutcome.COMPLETE), None)
         for step_id, attempts in calls.items()
     }
-    answered = [call.id for call in answering.values() if call]
-    bodies = bodies_of(project_id, answered)
-    answers = {call_id: exchange.answer_message(body.response) for call_id, body in bodies.items()}
+    dialects = {call.id: call.dialect for call in answering.values() if call}
+    bodies = bodies_of(project_id, dialects)
+    answers = {
+        call_id: exchange.answer_message(body.response, dialects[call_id]) for call_id, body in bodies.items()
+    }
 
     turns: dict[UUID, list[_Turn]] = {}
     for step in Step.objects.filter(run_id__in=run_ids).order_by("run_id", "index"):
@@ -120,6 +122,12 @@ def _load(project_id: UUID, due: Sequence[Run]) -> tuple[dict[UUID, list[_Turn]]
 
 def _last_answered(turns: Sequence[_Turn]) -> _Turn | None:
     return next((turn for turn in reversed(turns) if turn.answer), None)
+
+
+def _dialect(turns: Sequence[_Turn]) -> str:
+    """What the last answered request is written in."""
+    last = _last_answered(turns)
+    return last.answering.dialect if last and last.answering else ""
 
 
 def _episode(
@@ -154,7 +162,8 @@ def _episode(
             "reward_spec": {"id": str(version.id), "digest": version.digest},
             "model_version_ids": versions,
             "steps": [_step_document(turn, turns) for turn in turns],
-            "messages": exchange.request_messages(request) + ([last.answer] if last and last.answer else []),
+            "messages": exchange.request_messages(request, _dialect(turns))
+            + ([last.answer] if last and last.answer else []),
             "signals": [_signal_document(signal) for signal in signals],
             "reward": _reward_document(scored),
         }
@@ -179,7 +188,7 @@ def _facts(turns: Sequence[_Turn], request: bytes) -> list[StepFacts]:
     """One per step. An SDK's retries are model calls of their step; a step without an answer has nothing to
     judge."""
     answers = [turn.answer for turn in turns if turn.answer]
-    judged = iter(steps_from_messages(answers, tools=_plain_tools(request)))
+    judged = iter(steps_from_messages(answers, tools=_plain_tools(request, _dialect(turns))))
     facts = []
     for turn in turns:
         known = next(judged) if turn.answer else StepFacts()
@@ -188,10 +197,10 @@ def _facts(turns: Sequence[_Turn], request: bytes) -> list[StepFacts]:
     return facts
 
 
-def _plain_tools(request: bytes) -> list[dict[str, Any]] | None:
+def _plain_tools(request: bytes, dialect: str) -> list[dict[str, Any]] | None:
     """The offered tools, if their parameters are of the plain kind that `learning.rewards` can hold
     arguments against; else None, and only arguments that do not parse count as malformed."""
-    tools = exchange.offered_tools(request)
+    tools = exchange.offered_tools(request, dialect)
     return tools if tools and all(_is_plain(tool["function"].get("parameters")) for tool in tools) else None
 
 

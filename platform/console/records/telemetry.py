@@ -87,8 +87,8 @@ def turns_of(run: Run) -> list[Turn]:
     for step in steps:
         call = shown[step.pk]
         body = bodies.get(call.pk) if call else None
-        messages = request_messages(body.request) if body else []
-        answer = answer_message(body.response) if body else None
+        messages = request_messages(body.request, call.dialect) if call and body else []
+        answer = answer_message(body.response, call.dialect) if call and body else None
         turns.append(
             Turn(
                 step=step,
@@ -273,8 +273,8 @@ class CallAdmin(RecordAdmin):
         body = bodies_of(row.project_id, [row.pk]).get(row.pk)
         return {
             "title": f"Call {short(row.pk)}",
-            "said": request_messages(body.request) if body else [],
-            "answer": answer_message(body.response) if body else None,
+            "said": request_messages(body.request, row.dialect) if body else [],
+            "answer": answer_message(body.response, row.dialect) if body else None,
             "has_body": body is not None,
         }
 

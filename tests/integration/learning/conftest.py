@@ -100,6 +100,7 @@ def live_run(project: Project) -> LiveRun:
                 "boot": "boot-1",
                 "sequence": next(sequence),
                 "method": "POST",
+                "dialect": "chat",
                 "path": "/v1/chat/completions",
                 "model_requested": "support-desk",
                 "outcome": "complete",

@@ -21,7 +21,8 @@ def test_a_request_reads_as_messages_and_tools_carry_their_names() -> None:
                 {"role": "assistant", "content": None, "tool_calls": [ASKED]},
                 {"role": "tool", "tool_call_id": "c1", "content": "shipped"},
             ]
-        )
+        ),
+        "chat",
     )
     assert messages == [
         Message("user", "Look:\n[image_url]"),
@@ -36,7 +37,11 @@ def test_answers_whole_and_streamed_read_alike() -> None:
     streamed = (
         b"".join(b"data: " + json.dumps(delta).encode() + b"\n\n" for delta in deltas) + b"data: [DONE]\n\n"
     )
-    assert answer_message(whole) == answer_message(streamed) == Message("assistant", "On its way.")
+    assert (
+        answer_message(whole, "chat")
+        == answer_message(streamed, "chat")
+        == Message("assistant", "On its way.")
+    )
 
 
 def test_what_the_model_thought_and_looked_up_is_shown_beside_what_it_said() -> None:
@@ -55,17 +60,19 @@ def test_what_the_model_thought_and_looked_up_is_shown_beside_what_it_said() -> 
 
 
 def test_what_is_no_conversation_is_shown_as_it_is() -> None:
-    assert answer_message(b"") is None
-    assert answer_message(b"<html>502</html>") == Message("raw answer", "<html>502</html>")
-    assert answer_message(body(error={"message": "no"})) == Message(
+    assert answer_message(b"", "chat") is None
+    assert answer_message(b"<html>502</html>", "chat") == Message("raw answer", "<html>502</html>")
+    assert answer_message(body(error={"message": "no"}), "chat") == Message(
         "raw answer", '{\n  "error": {\n    "message": "no"\n  }\n}'
     )
-    assert request_messages(body(input="embed me")) == [Message("request", '{\n  "input": "embed me"\n}')]
-    assert request_messages(b"\xff\xfe") == [Message("request", "\ufffd\ufffd")]
+    assert request_messages(body(input="embed me"), "embeddings") == [
+        Message("request", '{\n  "input": "embed me"\n}')
+    ]
+    assert request_messages(b"\xff\xfe", "chat") == [Message("request", "\ufffd\ufffd")]
 
 
 def test_long_text_says_how_much_is_left_out() -> None:
-    [message] = request_messages(body(messages=[{"role": "user", "content": "x" * (MAX_TEXT + 5)}]))
+    [message] = request_messages(body(messages=[{"role": "user", "content": "x" * (MAX_TEXT + 5)}]), "chat")
     assert message.text.endswith("\n… 5 more characters")
 
 

@@ -66,13 +66,13 @@ def test_a_stream_says_what_the_whole_answer_says():
         {"tool_calls": [{"index": 0, "function": {"arguments": '{"id":'}}]},
         {"tool_calls": [{"index": 0, "function": {"arguments": " 7}"}}]},
     )
-    assert answer_message(whole) == answer_message(streamed) == ANSWER
+    assert answer_message(whole, "chat") == answer_message(streamed, "chat") == ANSWER
 
 
 def test_an_error_is_no_answer():
-    assert answer_message(b'{"error": {"message": "no"}}') is None
-    assert answer_message(b"data: [DONE]\n\n") is None
-    assert answer_message(b"") is None
+    assert answer_message(b'{"error": {"message": "no"}}', "chat") is None
+    assert answer_message(b"data: [DONE]\n\n", "chat") is None
+    assert answer_message(b"", "chat") is None
 
 
 def test_requests_keep_parts_and_tool_results():
@@ -84,8 +84,8 @@ def test_requests_keep_parts_and_tool_results():
     ]
     tools = [{"type": "function", "function": {"name": "lookup"}}]
     body = json.dumps({"messages": sent, "tools": [*tools, 7]}).encode()
-    assert request_messages(body) == sent
-    assert offered_tools(body) == tools
+    assert request_messages(body, "chat") == sent
+    assert offered_tools(body, "chat") == tools
 
 
 def test_every_dialect_reads_as_the_same_messages():
@@ -170,11 +170,11 @@ def test_tokens_of_our_own_nodes_whole_and_streamed():
     ]
     streamed = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks)
     expected = Sampled(prompt_token_ids=(1, 2), token_ids=(7, 8, 9), logprobs=(-0.5, 0.0, -2.25))
-    assert sampled_tokens(json.dumps(whole).encode()) == expected
-    assert sampled_tokens(streamed + b"data: [DONE]\n\n") == expected
-    assert sampled_tokens(b'{"choices": []}') is None
+    assert sampled_tokens(json.dumps(whole).encode(), "chat") == expected
+    assert sampled_tokens(streamed + b"data: [DONE]\n\n", "chat") == expected
+    assert sampled_tokens(b'{"choices": []}', "chat") is None
     one_short = {**whole, "choices": [choice([7, 8, 9], -0.5, 0)]}
-    assert sampled_tokens(json.dumps(one_short).encode()) is None
+    assert sampled_tokens(json.dumps(one_short).encode(), "chat") is None
 
 
 @given(value=json_values | st.binary(max_size=20), dialect=st.sampled_from(DIALECTS))
