@@ -59,7 +59,7 @@ def _read_stream(body: bytes) -> Answer:
     is_whole = False
     for data in event_stream.data(body):
         event = load_object(data)
-        kind = event.get("type")
+        kind = text(event.get("type"))
         if kind == "message_start":
             message = dict(mapping(event.get("message")))
             usage |= mapping(message.get("usage"))
