@@ -146,8 +146,8 @@ def run_detail(*, project: Project, run_id: UUID) -> RunDetail | None:
         if found.step_index is not None:
             calls.setdefault(found.step_index, []).append(found)
     answered = {index: answering_call(rows) for index, rows in calls.items()}
-    found = bodies_of(project.id, [call.id for call in answered.values() if call])
-    answers = {call_id: exchange.answer_message(body.response) for call_id, body in found.items()}
+    bodies = bodies_of(project.id, [call.id for call in answered.values() if call])
+    answers = {call_id: exchange.answer_message(body.response) for call_id, body in bodies.items()}
     steps = [
         StepRow(
             index, parent, confidence, reason, calls.get(index, []), _answer(answered.get(index), answers)
@@ -160,7 +160,7 @@ def run_detail(*, project: Project, run_id: UUID) -> RunDetail | None:
     return RunDetail(
         run=runs[0],
         steps=steps,
-        messages=_conversation(found.get(last.id) if last else None),
+        messages=_conversation(bodies.get(last.id) if last else None),
         signals=[row for rows in signals.latest_signals([run_id]).values() for row in rows],
     )
 
