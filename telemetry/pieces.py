@@ -21,7 +21,7 @@ _LISTS = frozenset({"messages", "input"})
 _DIGEST_BYTES = 32
 _SPACES = frozenset(" \t\r\n")
 # Numbers are not looked at: as text they cost nothing and have no limit.
-_scan = make_scanner(json.JSONDecoder(parse_float=str, parse_int=str))
+_scan = make_scanner(json.JSONDecoder(parse_float=str, parse_int=str))  # type: ignore[arg-type]  # as json does
 
 Span = tuple[int, int]
 

@@ -6,6 +6,7 @@ Unix microseconds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, ClassVar
 from uuid import UUID
@@ -159,8 +160,8 @@ def decode(kind: int, header: bytes, body: bytes) -> Record:
         raise UnknownRecord(f"record kind {kind} is not known to this version")
     try:
         stored = orjson.loads(header)
-        for name in stored.keys() - shape.known:
-            del stored[name]
+        if not shape.known.issuperset(stored):
+            stored = {name: value for name, value in stored.items() if name in shape.known}
         for name, parse in shape.parsers:
             value = stored.get(name)
             if value is not None:
@@ -181,19 +182,13 @@ def _served(value: dict[str, Any]) -> Served:
     return Served(model_served=value.get("model_served", ""), is_canary=value.get("is_canary", False), **ids)
 
 
+# The same few stand in record after record, and to parse one takes longer than to look it up.
+_repeated_id = lru_cache(maxsize=4096)(UUID)
+
 _PARSERS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(["call_id", "signal_id", "run_hint"], UUID),
     **dict.fromkeys(
-        [
-            "call_id",
-            "project_id",
-            "api_key_id",
-            "signal_id",
-            "model_version_id",
-            "deployment_id",
-            "run_hint",
-            "upstream_id",
-        ],
-        UUID,
+        ["project_id", "api_key_id", "model_version_id", "deployment_id", "upstream_id"], _repeated_id
     ),
     "served": _served,
     "hidden": tuple,

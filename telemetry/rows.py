@@ -77,14 +77,14 @@ def call_row(begin: BeginRecord, end: EndRecord | None, *, process: str, boot: s
             binary.uuid(begin.call_id),
             binary.uuid(begin.project_id),
             binary.uuid(begin.api_key_id),
-            binary.varchar(process),
-            binary.varchar(boot),
+            _repeated(process, 80),
+            _repeated(boot, 40),
             binary.int8(sequence),
-            _varchar(begin.dialect, 40),
-            _varchar(begin.method, 10),
-            _varchar(begin.path, 500),
-            _varchar(begin.model_requested, 200),
-            _varchar(served.model_served, 200),
+            _repeated(begin.dialect, 40),
+            _repeated(begin.method, 10),
+            _repeated(begin.path, 500),
+            _repeated(begin.model_requested, 200),
+            _repeated(served.model_served, 200),
             binary.uuid(served.model_version_id),
             binary.uuid(served.deployment_id),
             binary.boolean(served.is_canary),
@@ -92,7 +92,7 @@ def call_row(begin: BeginRecord, end: EndRecord | None, *, process: str, boot: s
             binary.int2(_count(ended.attempts, 32_767)),
             binary.boolean(begin.stream),
             binary.int2(_count(ended.status_code, 32_767)),
-            binary.varchar(ended.outcome),
+            _repeated(ended.outcome, 20),
             binary.int2(_count(begin.retry_count, 32_767)),
             binary.uuid(begin.run_hint),
             _varchar(begin.run_name, 200),
@@ -100,7 +100,7 @@ def call_row(begin: BeginRecord, end: EndRecord | None, *, process: str, boot: s
             binary.bytea(begin.prefix_hash),
             binary.bytea_array(begin.parent_hashes),
             binary.bytea(ended.echo_hash),
-            _varchar(ended.finish_reason, 40),
+            _repeated(ended.finish_reason, 40),
             binary.int4(_count(ended.prompt_tokens, 2**31 - 1)),
             binary.int4(_count(ended.completion_tokens, 2**31 - 1)),
             binary.int4(_count(ended.cached_tokens, 2**31 - 1)),
@@ -115,7 +115,7 @@ def call_row(begin: BeginRecord, end: EndRecord | None, *, process: str, boot: s
         )
     )
     period = _period_of_day(begin.started_at // _DAY_US)
-    return CallRow(sequence, packed, period, begin, ended.response, fitting(ended.response_type, 100))
+    return CallRow(sequence, packed, period, begin, ended.response, ended.response_type)
 
 
 def signal_row(record: SignalRecord) -> Signal:
@@ -190,7 +190,7 @@ def copy_bodies(calls: Sequence[CallRow], chains: Chains, *, may_be_known: bool 
                     project,
                     binary.uuid(link.base_id),
                     binary.bytea(link.request_sha256),
-                    binary.varchar(row.response_type),
+                    _repeated(row.response_type, 100),
                     binary.bytea(link.data),
                 )
             )
@@ -233,6 +233,10 @@ def fitting(value: str, limit: int) -> str:
 
 def _varchar(value: str, limit: int) -> bytes:
     return binary.varchar(fitting(value, limit)) if value else b"\x00\x00\x00\x00"
+
+
+_repeated = lru_cache(maxsize=4096)(_varchar)
+"""For columns that hold the same few values in row after row."""
 
 
 def _json(value: Any) -> Any:

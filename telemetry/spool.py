@@ -125,16 +125,12 @@ class Spool:
         segment_bytes: int = SEGMENT_BYTES,
         max_bytes: int = MAX_BYTES,
         fsync_interval_s: float = FSYNC_INTERVAL_S,
-        strict: bool = False,
     ) -> None:
-        """Take the first free name among `<process>-1`, `<process>-2`, ... and begin a boot of its own.
-
-        `strict` is for the owner to read: whether it should wait for `synced` before it goes on."""
+        """Take the first free name among `<process>-1`, `<process>-2`, ... and begin a boot of its own."""
         self.boot = uuid7().hex
         self._seed = frames.seed(self.boot)
         self.process, self._name_lock = _claim_name(folder, process)
         self.folder = folder / self.process
-        self.strict = strict
         self.losses = 0
         """Records lost since the start."""
         self.level = Level.NOTHING

@@ -90,7 +90,7 @@ def _content(content: Any) -> tuple[Any, list[str]]:
     refusals: list[str] = []
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind in _TEXT_PARTS and isinstance(part.get("text"), str):
+        if isinstance(kind, str) and kind in _TEXT_PARTS and isinstance(part.get("text"), str):
             if pieces and isinstance(pieces[-1], str):
                 pieces[-1] += part["text"]
             else:

@@ -11,7 +11,7 @@ from gateway.breaker import Breakers, State
 from gateway.errors import Refused
 from gateway.lag import ShippingLag
 from gateway.limiter import Limiter
-from gateway.metrics import Family, Metrics, exposition
+from gateway.metrics import Family, Metrics, by, exposition
 from gateway.snapshot import SnapshotKeeper
 from gateway.wire.server import Exchange
 from telemetry.spool import Spool
@@ -71,6 +71,12 @@ class Status:
         return [
             Family("spool_bytes", "Bytes of this process's spool.", [({}, self.spool.size_bytes)]),
             Family("capture_losses_total", "Records that could not be kept.", [({}, self.spool.losses)]),
+            Family(
+                "shed_total",
+                "Records left out or kept without their body, by reason.",
+                by("reason", {reason.value: count for reason, count in self.spool.shed.items()}),
+            ),
+            Family("spool_level", "How much is being left out, 0 to 4.", [({}, self.spool.level)]),
             Family(
                 "unshipped_seconds",
                 "Age of the oldest record that is not in the database.",

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from uuid import UUID
 
@@ -12,6 +13,8 @@ from openai import OpenAI, RateLimitError
 from gateway.run_names import named_run
 from kernel.ids import uuid7
 from telemetry.records import BeginRecord, EndRecord, LossRecord, SignalRecord
+from telemetry.shedding import Shed
+from telemetry.spool import Spool
 from telemetry.stitching import extend, roll
 from tests.fakes.served_gateway import ServedGateway, Tenant, served_gateway, wait_until
 from tests.fakes.upstream import RUNS, Behaviour, FakeUpstream
@@ -217,20 +220,37 @@ def test_an_alias_is_answered_by_our_version_and_only_the_model_differs(
     assert 2 < list(seen.values()).count("desk-v2") < 14
 
 
-def test_a_full_spool_costs_records_and_no_calls(upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_a_full_spool_costs_bodies_first_then_records_and_never_calls(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
     with served_gateway(tmp_path, max_spool_bytes=60_000) as gateway:
         tenant = gateway.add_tenant(upstream=f"{upstream.origin}/v1")
+        spool = gateway.app._spool
         with OpenAI(base_url=f"{gateway.origin}/v1", api_key=tenant.key) as client:
-            for _ in range(12):
-                client.chat.completions.create(model="gpt-4o", messages=OPENING)
-        lost = gateway.app._spool.losses
-        assert 0 < lost < 24
+            wait_until(lambda: bool(ask_until_shed(client, spool.shed)), timeout_s=20)
+            assert httpx.get(f"{gateway.origin}/readyz").status_code == 200  # headers and usage are still kept
+            wait_until(lambda: bool(ask_until_lost(client, spool)), timeout_s=20)
+        lost = spool.losses
         ready = httpx.get(f"{gateway.origin}/readyz")
         assert (ready.status_code, "spool" in ready.text) == (503, True)
-        assert f"ratchet_gateway_capture_losses_total {lost}" in httpx.get(f"{gateway.origin}/metrics").text
+        metrics = httpx.get(f"{gateway.origin}/metrics").text
+        assert f"ratchet_gateway_capture_losses_total {lost}" in metrics
+        assert f'ratchet_gateway_shed_total{{reason="body_shed"}} {spool.shed[Shed.BODY]}' in metrics
         wait_until(lambda: any(isinstance(record, LossRecord) for record in gateway.records()))
         losses = [record for record in gateway.records() if isinstance(record, LossRecord)]
-        assert sum(loss.last_sequence - loss.first_sequence + 1 for loss in losses) == lost
+        assert sum(loss.count for loss in losses if loss.reason == Shed.FULL) == lost
+        shed = [r for r in gateway.records() if isinstance(r, BeginRecord | EndRecord) and r.is_shed]
+        assert len(shed) == spool.shed[Shed.BODY] == sum(r.count for r in losses if r.reason == Shed.BODY)
+
+
+def ask_until_shed(client: OpenAI, shed: Mapping[Shed, int]) -> int:
+    client.chat.completions.create(model="gpt-4o", messages=OPENING)
+    return shed[Shed.BODY]
+
+
+def ask_until_lost(client: OpenAI, spool: Spool) -> int:
+    client.chat.completions.create(model="gpt-4o", messages=OPENING)
+    return spool.losses
 
 
 GOOD = {"name": "resolved", "value": True}

@@ -1,5 +1,6 @@
 """`manage.py ingest`: the process that moves captured calls from the spool into PostgreSQL, until SIGTERM."""
 
+import gc
 import signal
 import threading
 from types import FrameType
@@ -15,6 +16,10 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         stop = threading.Event()
+        # What is loaded by now stays, and what a chunk holds lives until its commit: neither is worth looking for
+        # garbage in again and again, which takes a tenth of the time otherwise.
+        gc.freeze()
+        gc.set_threshold(100_000)
 
         def end(number: int, frame: FrameType | None) -> None:
             stop.set()
