@@ -45,7 +45,8 @@ def _suite_rows(files: str, comparison: Comparison, *, all_must_pass: bool) -> l
         Row(
             f"OpenAI's tests, {files}: pass through the gateway", through, "tests", target, through == wanted
         ),
-        Row(f"OpenAI's tests, {files}: end differently", differing, "tests", "0", differing == 0),
+        Row(f"OpenAI's tests, {files}: answers compared", comparison.answers, "answers", "", True),
+        Row(f"OpenAI's tests, {files}: another end or answer", differing, "tests", "0", differing == 0),
     ]
 
 
@@ -58,9 +59,9 @@ def publish(comparison: Comparison, findings: Sequence[Finding], *, home: Path, 
     ]
     print("\n" + "\n".join(lines))
     for test in comparison.differing[:MOST_NAMED]:
-        print(
-            f"differs: {test}: {comparison.direct.get(test)} directly, {comparison.through.get(test)} through"
-        )
+        print(f"differs: {test}")
+        for label, outcomes in (("directly", comparison.direct), ("through", comparison.through)):
+            print(f"  {label}: {outcomes.get(test)}")
     for finding in findings:
         for fault in finding.faults:
             print(f"{finding.agent.name}: {fault}")

@@ -23,10 +23,10 @@ def send_replacement(number: str, reason: str) -> str:
     return desk.send_replacement(number, reason)
 
 
-model = ChatOpenAI(model=desk.MODEL, base_url=desk.BASE_URL, api_key=desk.API_KEY, streaming=True)  # type: ignore[arg-type]
+model = ChatOpenAI(model=desk.MODEL, base_url=desk.BASE_URL, api_key=desk.API_KEY, streaming=True)
 agent = create_agent(model, tools=[find_order, send_replacement], system_prompt=desk.INSTRUCTIONS)
 asked = {"messages": [{"role": "user", "content": desk.QUESTION}]}
-for piece, _ in agent.stream(asked, stream_mode="messages"):  # type: ignore[arg-type]
+for piece, _ in agent.stream(asked, stream_mode="messages"):
     if isinstance(piece, AIMessageChunk):
         report.pieces += 1
         report.answer += str(piece.content)

@@ -28,7 +28,7 @@ with client.responses.connect() as connection:
             report.pieces += event.type.endswith(".delta")
             if event.type == "response.completed":
                 break
-        response = event.response  # type: ignore[union-attr]
+        response = event.response
         previous = {"previous_response_id": response.id}
         news = [
             {

@@ -7,11 +7,11 @@ process each time, directly and through: whatever ends differently is the gatewa
 import json
 import os
 import subprocess
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.conformance import packages
 from tests.conformance.product import Product, answers, free_port, wait_until
@@ -33,7 +33,16 @@ NAMED = (
 )
 """The files whose tests all have to pass; of the others, the same set as directly."""
 
-Outcomes = Mapping[str, str]
+
+@dataclass(frozen=True)
+class Ending:
+    """How a test ended, and every answer that its client got: method, path, status, headers, digest of the body."""
+
+    outcome: str
+    answers: Sequence[Any]
+
+
+Outcomes = Mapping[str, Ending]
 
 
 @dataclass(frozen=True)
@@ -49,20 +58,26 @@ class Comparison:
     @property
     def asked(self) -> int:
         """How many tests ran; those that the suite itself skips did not."""
-        return sum(outcome != "skipped" for outcome in self.direct.values())
+        return sum(ending.outcome != "skipped" for ending in self.direct.values())
 
     def passed(self, outcomes: Outcomes) -> int:
-        return Counter(outcomes.values())["passed"]
+        return sum(ending.outcome == "passed" for ending in outcomes.values())
+
+    @property
+    def answers(self) -> int:
+        """How many answers were compared."""
+        return sum(len(ending.answers) for ending in self.direct.values())
 
     @property
     def differing(self) -> list[str]:
+        """Tests that ended differently, or whose client got a different answer."""
         tests = sorted(self.direct.keys() | self.through.keys())
         return [test for test in tests if self.direct.get(test) != self.through.get(test)]
 
 
 def _named(outcomes: Outcomes) -> Outcomes:
     prefixes = tuple(f"tests/api_resources/{name}" for name in NAMED)
-    return {test: outcome for test, outcome in outcomes.items() if test.startswith(prefixes)}
+    return {test: ending for test, ending in outcomes.items() if test.startswith(prefixes)}
 
 
 @dataclass(frozen=True)
@@ -116,8 +131,7 @@ class Suite:
             subprocess.run(command, cwd=self.source, env=environment, stdout=log, stderr=log, check=False)
         if not outcomes.exists():
             raise SystemExit(f"OpenAI's suite did not run; its words are in {self.logs / label}.log")
-        found: Outcomes = json.loads(outcomes.read_text())
-        return found
+        return {test: Ending(*found) for test, found in json.loads(outcomes.read_text()).items()}
 
 
 def install(home: Path, modules: Path) -> Suite:

@@ -57,7 +57,7 @@ def _response(turn: Turn) -> Iterator[dict[str, Any]]:
                 "call_id": turn.id("call_"),
                 "delta": piece,
             }
-        item = {
+        item: dict[str, Any] = {
             "id": turn.id("item_"),
             "object": "realtime.item",
             "type": "function_call",

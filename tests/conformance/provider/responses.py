@@ -12,7 +12,8 @@ PATH = "/v1/responses"
 
 def tool_results(request: dict[str, Any]) -> int:
     """How many tool calls the request has the results of, those before its `previous_response_id` included."""
-    items, previous = request["input"], request.get("previous_response_id")
+    items: str | list[dict[str, Any]] = request["input"]
+    previous: str | None = request.get("previous_response_id")
     before = int(previous[-1]) if previous else 0  # ids end with the turn's index
     if isinstance(items, str):
         return before
