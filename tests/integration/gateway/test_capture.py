@@ -228,7 +228,9 @@ def test_a_full_spool_costs_bodies_first_then_records_and_never_calls(
         spool = gateway.app._spool
         with OpenAI(base_url=f"{gateway.origin}/v1", api_key=tenant.key) as client:
             wait_until(lambda: bool(ask_until_shed(client, spool.shed)), timeout_s=20)
-            assert httpx.get(f"{gateway.origin}/readyz").status_code == 200  # headers and usage are still kept
+            assert (
+                httpx.get(f"{gateway.origin}/readyz").status_code == 200
+            )  # headers and usage are still kept
             wait_until(lambda: bool(ask_until_lost(client, spool)), timeout_s=20)
         lost = spool.losses
         ready = httpx.get(f"{gateway.origin}/readyz")
