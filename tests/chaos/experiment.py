@@ -134,12 +134,13 @@ def run(
         far.start("provider", str(upstream_port), str(folder / "provider.jsonl"))
         product.start()
         far.start("clients", str(folder / "settings.json"), str(folder / "clients.jsonl"))
-        requests = LineCount(folder / "provider.jsonl")
+        begun = LineCount(folder / "clients.jsonl", b'"request_sha256"')
+        refused = LineCount(folder / "clients.jsonl", b'"result":"refused"')
         planned = schedule(shape, seed, with_clock=clock is not None)
 
         def count() -> int:
             far.check()
-            return requests.now() // 2
+            return begun.now() - refused.now()
 
         asyncio.run(_happen(doing, planned, shape, count, say))
         far.stop("clients")
