@@ -55,6 +55,9 @@ def read(file: BinaryIO, offset: int, *, seed: int, is_closed: bool) -> Iterator
     at, is_after_damage = offset, False
     while True:
         frame = window.frame(at, is_after_damage)
+        if frame is None and window.holds(at, _HEAD_BYTES) and window.is_whole(at):
+            # Of a file that grows, the rest may have come between the two looks.
+            frame = window.frame(at, is_after_damage)
         if frame is not None:
             yield frame
             at, is_after_damage = frame.end_offset, False

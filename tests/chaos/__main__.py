@@ -5,6 +5,7 @@ Exits 1 on any violation, and then keeps the journals and logs; `$RATCHET_HOME/b
 import argparse
 import os
 import secrets
+import signal
 import sys
 import time
 from pathlib import Path
@@ -26,6 +27,9 @@ def main() -> int:
     arguments = parser.parse_args()
     seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
     shape = faults.LONG
+    # Also for a shell that started this in the background: what was started is ended.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console = Console()
     console.print(f"Seed {seed}: repeat this schedule with `make chaos SEED={seed}`")
     home = Path(os.environ.get("RATCHET_HOME") or ".ratchet").absolute()
@@ -103,6 +107,7 @@ def _rows(
             True,
         ),
         Row("records in loss rows, disk full", verdict.counted_losses, "", "", True),
+        Row("records without bytes in loss rows, disk full", verdict.counted_sheds, "", "", True),
         Row("calls in flight at a kill (gateway_died)", verdict.outcomes["gateway_died"], "", "", True),
         Row("clock jumps (needs a C compiler)", int(evidence.has_clock), "1 = yes", "", True),
         Row("full disk by a file system of its own", int(evidence.is_disk_real), "1 = yes", "", True),

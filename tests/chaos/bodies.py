@@ -5,24 +5,38 @@ home. Digests are all that the oracle needs: it can make every answer again."""
 
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from uuid import UUID
 
 import django
 import orjson
 
 django.setup()
 
-from telemetry.models import CallBody  # noqa: E402
+from telemetry.bodies import bodies_of  # noqa: E402
+from telemetry.models import Call  # noqa: E402
+
+BATCH = 500
 
 
-def bodies(project_id: str) -> Iterator[tuple[str, bytes, bytes]]:
+def bodies(project_id: UUID) -> Iterator[tuple[str, bytes, bytes]]:
     """Call id, request and response of every call whose bytes are stored: the only place that knows how."""
-    for body in CallBody.objects.filter(project_id=project_id).iterator(500):
-        yield str(body.call_id), bytes(body.request), bytes(body.response)
+    ids = Call.objects.filter(project_id=project_id).order_by("started_at").values_list("id", flat=True)
+    for batch in batched(ids.distinct().iterator(BATCH), BATCH):
+        for call_id, body in bodies_of(project_id, batch).items():
+            yield str(call_id), body.request, body.response
+
+
+def batched(ids: Iterable[UUID], size: int) -> Iterator[list[UUID]]:
+    """The ids, so many at a time."""
+    remaining = iter(ids)
+    while batch := list(islice(remaining, size)):
+        yield batch
 
 
 if __name__ == "__main__":
-    for call_id, request, response in bodies(sys.argv[1]):
+    for call_id, request, response in bodies(UUID(sys.argv[1])):
         line = (
             call_id,
             hashlib.sha256(request).hexdigest(),

@@ -59,7 +59,7 @@ class Connection:
         received = Received()
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                if self._streams is not None and self._streams[0].at_eof():
+                if self._has_ended:
                     self.close()  # the gateway has gone since: as SDKs do, look before using it again
                 if self._streams is None:
                     try:
@@ -83,6 +83,13 @@ class Connection:
         if received.result != Result.WHOLE:
             self.close()
         return received
+
+    @property
+    def _has_ended(self) -> bool:
+        if self._streams is None:
+            return False
+        reader, writer = self._streams
+        return reader.at_eof() or reader.exception() is not None or writer.transport.is_closing()
 
     def close(self) -> None:
         """Drop the connection without ceremony, as a client that dies would."""

@@ -92,6 +92,14 @@ class _Far:
                 command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, stdout=log, stderr=log
             )
 
+    def check(self) -> None:
+        """Raise RuntimeError when one has ended: the experiment would show nothing."""
+        for name, process in self.running.items():
+            if process.poll() is not None:
+                raise RuntimeError(
+                    f"the experiment's {name} ended; its last words are in {self.folder / name}.log"
+                )
+
     def stop(self, name: str) -> None:
         process = self.running.pop(name)
         process.terminate()
@@ -126,9 +134,15 @@ def run(
         far.start("provider", str(upstream_port), str(folder / "provider.jsonl"))
         product.start()
         far.start("clients", str(folder / "settings.json"), str(folder / "clients.jsonl"))
-        requests = LineCount(folder / "provider.jsonl")
+        begun = LineCount(folder / "clients.jsonl", b'"request_sha256"')
+        refused = LineCount(folder / "clients.jsonl", b'"result":"refused"')
         planned = schedule(shape, seed, with_clock=clock is not None)
-        asyncio.run(_happen(doing, planned, shape, lambda: requests.now() // 2, say))
+
+        def count() -> int:
+            far.check()
+            return begun.now() - refused.now()
+
+        asyncio.run(_happen(doing, planned, shape, count, say))
         far.stop("clients")
         began = time.monotonic()
         is_drained = _drain(installation, product, project_id, doing.died, say)

@@ -22,10 +22,11 @@ class Journal:
 
 
 class LineCount:
-    """How many lines a growing journal has, without reading any of it twice."""
+    """How many lines of a growing journal hold a text, without reading any of it twice."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, text: bytes) -> None:
         self._path = path
+        self._text = text
         self._offset = 0
         self._lines = 0
 
@@ -33,9 +34,11 @@ class LineCount:
         if self._path.exists():
             with self._path.open("rb") as file:
                 file.seek(self._offset)
-                while block := file.read(1 << 20):
-                    self._offset += len(block)
-                    self._lines += block.count(b"\n")
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    self._offset += len(line)
+                    self._lines += self._text in line
         return self._lines
 
 

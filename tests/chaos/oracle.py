@@ -39,6 +39,7 @@ UNFINISHED = "not joined to their run"
 CRASHED = "processes that ended by themselves"
 KINDS = (LOST, DOUBLED, WRONG_BYTES, STORE_FAILED, WRONG_OUTCOME, UNFINISHED, CRASHED)
 
+_NOTHING_SHA256 = hashlib.sha256(b"").hexdigest()
 _DISK_REASONS = frozenset({"spool_full", "write_failed"})
 _ENDED_BY_CLIENT = frozenset({"client_gone", "complete", "upstream_error", "upstream_cut", "unreachable"})
 
@@ -56,6 +57,8 @@ class Verdict:
     """Records that a full disk did not take: each is accounted for in a loss row."""
     lost_on_full_disk: int = 0
     """Calls without a row because of it."""
+    counted_sheds: int = 0
+    """Records that a full disk took without their bytes, as loss rows count them."""
     results: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     violations: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
@@ -87,7 +90,7 @@ def compare(seen: Witnesses, stored: Stored) -> Verdict:
     nonces = _judge_bodies(seen, stored, verdict)
     _judge_rows(seen, stored.calls, nonces, verdict)
     _judge_feedback(seen, stored.signals, {row.id for row in stored.calls}, verdict)
-    _judge_losses(seen, stored.losses, verdict)
+    _judge_losses(seen, stored, verdict)
     _judge_sequences(seen, stored, verdict)
     return verdict
 
@@ -104,14 +107,24 @@ def _judge_bodies(seen: Witnesses, stored: Stored, verdict: Verdict) -> dict[str
     """Check the stored bytes of every call; return the nonce of each call id, as its stored request has it."""
     calls = {row.id: row for row in stored.calls}
     by_request = {attempt.request_sha256: attempt for attempt in seen.attempts.values()}
-    nonces: dict[str, str] = {}
+    # Where a full disk cost the request's bytes, the client still knows its call id.
+    told = {attempt.call_id: attempt for attempt in seen.attempts.values() if attempt.call_id}
+    shed = {row.id: told[row.id] for row in stored.calls if row.is_shed and row.id in told}
+    nonces = {call_id: attempt.plan.nonce for call_id, attempt in shed.items()}
+    with_bytes = set()
     for body in stored.bodies:
-        attempt = by_request.get(body.request_sha256)
+        if body.request_sha256 == _NOTHING_SHA256 and calls[body.call_id].is_shed:
+            attempt = shed.get(body.call_id)
+            if attempt is None:
+                continue  # whose it is nobody can say
+        else:
+            attempt = by_request.get(body.request_sha256)
         if attempt is None:
             verdict.add(WRONG_BYTES, f"call {body.call_id}: its stored request is none that a client sent")
             continue
-        if body.call_id in nonces:
+        if body.call_id in with_bytes:
             verdict.add(DOUBLED, f"call {body.call_id}: its bytes are there twice")
+        with_bytes.add(body.call_id)
         nonces[body.call_id] = attempt.plan.nonce
         row = calls.get(body.call_id)
         if row is not None and not _is_stored_right(attempt, row, body):
@@ -122,13 +135,16 @@ def _judge_bodies(seen: Witnesses, stored: Stored, verdict: Verdict) -> dict[str
 
 def _is_stored_right(attempt: Attempt, row: CallRow, body: BodyDigest) -> bool:
     """Whether the stored answer is the one that the client saw, or a part of it that is no shorter than the
-    client's."""
-    if row.outcome in {"gateway_died", "unreachable"}:
-        return True  # no answer of the provider's
+    client's; or was left out, and says so."""
+    is_answered = row.outcome in {"complete", "upstream_error"}
+    if row.outcome in {"gateway_died", "unreachable"} or (row.is_shed and not body.response_bytes):
+        return True
+    if not (is_answered or body.response_bytes or attempt.size_bytes):
+        return True  # it ended before an answer began
     serials = [attempt.serial] if attempt.answer else list(attempt.served)
     for whole in (_expected(attempt, serial).whole for serial in serials):
         has_length = body.response_bytes == len(whole) or (
-            row.outcome not in {"complete", "upstream_error"} and body.response_bytes >= attempt.size_bytes
+            not is_answered and body.response_bytes >= attempt.size_bytes
         )
         if has_length and _sha256(whole[: body.response_bytes]) == body.response_sha256:
             return True
@@ -141,7 +157,7 @@ def _judge_rows(seen: Witnesses, stored: Sequence[CallRow], nonces: dict[str, st
         verdict.outcomes[row.outcome] += 1
         if row.id in nonces:
             by_nonce[nonces[row.id]].append(row)
-        else:
+        elif not row.is_shed:
             verdict.add(
                 LOST, f"call {row.id} ({row.outcome}) has a row and no bytes that belong to a request"
             )
@@ -284,11 +300,14 @@ def _judge_try(seen: Witnesses, key: str, one: dict[str, Any], verdict: Verdict)
         verdict.add(STORE_FAILED, f"feedback {key}: {one['result']} {one['status']} {one['error_code']}")
 
 
-def _judge_losses(seen: Witnesses, losses: Sequence[LossRow], verdict: Verdict) -> None:
+def _judge_losses(seen: Witnesses, stored: Stored, verdict: Verdict) -> None:
     torn = 0
-    for row in losses:
+    for row in stored.losses:
+        if row.reason == "body_shed":
+            verdict.counted_sheds += row.count
+            continue
         if row.reason in _DISK_REASONS:
-            verdict.counted_losses += row.records
+            verdict.counted_losses += row.count
         elif row.reason == "torn":
             torn += 1
         else:
@@ -299,8 +318,11 @@ def _judge_losses(seen: Witnesses, losses: Sequence[LossRow], verdict: Verdict) 
     kills = sum(window.fault == "Kill" and window.target.startswith("gateway") for window in seen.windows)
     if torn > kills:
         verdict.add(LOST, f"{torn} frames are torn, and only {kills} gateways were killed")
+    shed = sum(row.is_shed for row in stored.calls)
+    if shed > verdict.counted_sheds:
+        verdict.add(LOST, f"{shed} calls are without bytes, and {verdict.counted_sheds} records are counted")
     is_disk_fault = any(window.fault == "DiskFull" for window in seen.windows)
-    if verdict.counted_losses and not is_disk_fault:
+    if verdict.counted_losses + verdict.counted_sheds and not is_disk_fault:
         verdict.add(LOST, f"{verdict.counted_losses} records were refused by a disk that was never full")
     if verdict.lost_on_full_disk > verdict.counted_losses:
         verdict.add(
@@ -318,7 +340,9 @@ def _judge_sequences(seen: Witnesses, stored: Stored, verdict: Verdict) -> None:
     used = sum(sequence + 1 for sequence in latest.values())
     ended = sum(row.outcome != "gateway_died" for row in stored.calls)
     tries = sum(len(feedback.tries) for feedback in seen.feedback.values())
-    lost = sum(row.records + 1 for row in stored.losses)  # a loss record has a number of its own
+    lost = sum(
+        row.count * (row.reason != "body_shed") + 1 for row in stored.losses
+    )  # a loss record has a number of its own
     unexplained = used - len(stored.calls) - ended - tries - lost
     if unexplained > 0:
         verdict.add(LOST, f"{unexplained} sequence numbers are neither in a row nor in a loss")

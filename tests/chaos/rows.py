@@ -24,6 +24,8 @@ class CallRow:
     boot: str
     sequence: int
     response_id: str
+    is_shed: bool
+    """Bytes of it were left out, because the disk was full."""
     is_stitched: bool
     started_at: datetime
 
@@ -42,11 +44,9 @@ class LossRow:
     boot: str
     first_sequence: int
     last_sequence: int
+    count: int
+    """Of the records in this range."""
     reason: str
-
-    @property
-    def records(self) -> int:
-        return self.last_sequence - self.first_sequence + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def losses(installation: Installation) -> list[LossRow]:
 def _calls(connection: "psycopg.Connection[Any]", project_id: str) -> list[CallRow]:
     with connection.cursor(row_factory=class_row(CallRow)) as cursor:
         return cursor.execute(
-            "SELECT id::text, outcome, status_code, process, boot, sequence, response_id,"
+            "SELECT id::text, outcome, status_code, process, boot, sequence, response_id, is_shed,"
             " step_id IS NOT NULL AS is_stitched, started_at FROM telemetry_call WHERE project_id = %s",
             [project_id],
         ).fetchall()
@@ -115,5 +115,5 @@ def _signals(connection: "psycopg.Connection[Any]", project_id: str) -> list[Sig
 def _losses(connection: "psycopg.Connection[Any]") -> list[LossRow]:
     with connection.cursor(row_factory=class_row(LossRow)) as cursor:
         return cursor.execute(
-            "SELECT process, boot, first_sequence, last_sequence, reason FROM telemetry_captureloss"
+            "SELECT process, boot, first_sequence, last_sequence, count, reason FROM telemetry_captureloss"
         ).fetchall()

@@ -68,7 +68,7 @@ class World:
         at = datetime(2026, 11, 24, tzinfo=UTC)
         status = attempt.status or None
         self.calls.append(
-            CallRow(f"call-{nonce}", outcome, status, "gateway-1", "boot", number, serial, True, at)
+            CallRow(f"call-{nonce}", outcome, status, "gateway-1", "boot", number, serial, False, True, at)
         )
         self.bodies.append(BodyDigest(f"call-{nonce}", _sha256(request), len(kept), _sha256(kept)))
 
@@ -127,12 +127,12 @@ SPOILERS: dict[str, tuple[str, Callable[[World], object]]] = {
     "accepted feedback has no row": (oracle.LOST, lambda w: w.signals.clear()),
     "a gap that nobody explains": (
         oracle.LOST,
-        lambda w: w.losses.append(LossRow("p", "b", 3, 4, "missing")),
+        lambda w: w.losses.append(LossRow("p", "b", 3, 4, 2, "missing")),
     ),
     "a gap that ingest did not see": (oracle.LOST, lambda w: w.change_call("killed", sequence=50)),
     "losses without a full disk": (
         oracle.LOST,
-        lambda w: w.losses.append(LossRow("p", "b", 3, 4, "write_failed")),
+        lambda w: w.losses.append(LossRow("p", "b", 3, 4, 2, "write_failed")),
     ),
     "a call has two rows": (oracle.DOUBLED, lambda w: w.calls.append(replace(w.calls[0], sequence=1))),
     "a request has two call ids": (oracle.DOUBLED, _store_twice),
@@ -217,5 +217,15 @@ def test_what_a_full_disk_cost_must_be_counted() -> None:
     world.windows.append(Window("DiskFull", "", 9.0, 11.0))
     _drop_call(world, "stream")
     assert oracle.LOST in world.violations()
-    world.losses.append(LossRow("gateway-1", "boot", 0, 1, "write_failed"))
+    world.losses.append(LossRow("gateway-1", "boot", 0, 1, 2, "write_failed"))
+    assert world.violations() == {}
+
+
+def test_bytes_that_a_full_disk_cost_must_be_counted() -> None:
+    world = World()
+    world.windows.append(Window("DiskFull", "", 9.0, 11.0))
+    world.change_call("stream", is_shed=True)
+    del world.bodies[0]
+    assert oracle.LOST in world.violations()
+    world.losses.append(LossRow("gateway-1", "boot", 0, 1, 2, "body_shed"))
     assert world.violations() == {}
