@@ -335,18 +335,55 @@ def test_a_full_disk_still_takes_a_call_without_its_body(
     assert told.reason == Shed.BODY
 
 
-def test_very_many_ranges_of_lost_records_are_told_together(tmp_path: Path) -> None:
+def refuse_to_write(file: int, data: bytes) -> int:
+    raise OSError(errno.ENOSPC, "no space left on device")
+
+
+def test_very_many_ranges_of_lost_records_are_told_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two reasons by turns, while nothing can be written."""
     spool = Spool(tmp_path, max_bytes=4 << 20)
     while spool.level < Level.PASS_THROUGH:
         spool.append(signal("y" * 20_000))
-    for _ in range(500):
+    calls = [begin(dialect="") for _ in range(500)]
+    for call in calls:
         with pytest.raises(SpoolFull):
-            spool.append(begin(dialect=""))
-        spool.append(signal())
+            spool.append(call)
+    with monkeypatch.context() as patch:
+        patch.setattr("telemetry.spool.os.write", refuse_to_write)
+        for call in calls:
+            with pytest.raises(SpoolFull):
+                spool.append(end(call))
+            with pytest.raises(SpoolBroken):
+                spool.append(signal())
     spool.close()
-    told = [record for record in kept(tmp_path) if isinstance(record, LossRecord)]
-    assert sum(record.count for record in told) == 500
-    assert len(told) <= MAX_PENDING_LOSSES * 4  # one batch for each housekeeping in between
+    told = [record for record in kept(tmp_path) if isinstance(record, LossRecord) and record.reason != Shed.BODY]
+    assert sum(record.count for record in told) == 1500
+    assert len(told) <= MAX_PENDING_LOSSES + 1
+
+
+def test_what_was_lost_is_told_before_the_next_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a process killed right behind that record leaves no gap without a reason."""
+    monkeypatch.setattr("telemetry.spool.HOUSEKEEPING_INTERVAL_S", 3600.0)
+    spool = Spool(tmp_path)
+    spool.append(begin())
+    with monkeypatch.context() as patch:
+        patch.setattr("telemetry.spool.os.write", refuse_to_write)
+        for _ in range(3):
+            with pytest.raises(SpoolBroken):
+                spool.append(signal())
+    assert not spool.is_writable
+    assert spool.append(begin()) == 5
+    assert spool.is_writable
+    _, told, latest = read(tmp_path)
+    assert isinstance(told.record, LossRecord)
+    assert (told.sequence, told.record.reason) == (4, Shed.WRITE_FAILED)
+    assert (told.record.first_sequence, told.record.last_sequence) == (1, 3)
+    assert latest.sequence == 5
+    spool.close()
 
 
 def test_a_disk_that_takes_half_a_record_keeps_none_of_it(
@@ -384,6 +421,33 @@ def test_a_disk_that_refuses_to_sync_fails_those_who_wait(
         with pytest.raises(SpoolBroken):
             spool.synced().result(5)
     spool.synced().result(5)
+    spool.close()
+
+
+def test_whatever_meets_the_thread_that_syncs_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who waits is told, the log says it once, and it needs no further record to find that all is well again."""
+
+    def break_down(*arguments: object) -> None:
+        raise ValueError("a bent clock")
+
+    spool = Spool(tmp_path)
+    spool.append(signal())
+    spool.synced().result(5)
+    for owner, name in ((os, "fsync"), (spool._wake, "wait")):
+        caplog.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, break_down)
+            failures = spool.sync_failures
+            spool.append(signal())
+            wait_until(lambda failures=failures: spool.sync_failures >= failures + 2)  # type: ignore[misc]
+            with pytest.raises(SpoolBroken, match="a bent clock"):
+                spool.synced().result(5)
+            assert spool.sync_problem == "a bent clock"
+        wait_until(lambda: not spool.sync_problem)
+        assert [line.levelname for line in caplog.records] == ["ERROR", "WARNING"]
+        spool.synced().result(5)
     spool.close()
 
 
