@@ -38,11 +38,12 @@ MAX_BYTES = 4 << 30
 """Quota of one process's folder. Beyond it records are lost, loudly, rather than the disk filled."""
 FSYNC_INTERVAL_S = 0.01
 HOUSEKEEPING_INTERVAL_S = 0.5
-"""How often the folder is measured (shipped segments disappear), and losses are written that no record follows."""
+"""How often the folder is measured (shipped segments disappear), and losses are written that none has told yet."""
 STUMBLE_PAUSE_S = 0.1
 """How long the thread that syncs rests when something failed."""
 MAX_PENDING_LOSSES = 100
-"""So many ranges of lost records are told apart while nothing can be written; further ones widen the latest."""
+"""So many ranges of lost records are told apart between two housekeepings, at once where a record follows them, and
+so many more are kept for the second; further ones widen the latest."""
 
 
 class SpoolFull(Exception):
@@ -155,6 +156,8 @@ class Spool:
         self._pending_losses: list[LossRecord] = []
         self._has_gap = False
         """Whether one of them says what became of a record that is not there."""
+        self._tellings_left = MAX_PENDING_LOSSES
+        """How often losses may still be told before the next housekeeping; each becomes a row of its own."""
         self._retired: list[int] = []
         self._waiting: Future[None] | None = None
         self._wake = threading.Event()
@@ -196,8 +199,9 @@ class Spool:
             frame = self._frame(record)
             if self.size_bytes + len(frame) > self._policy.soft_bytes or self._policy.calls_left_out:
                 kept, frame = self._fitting(record, frame)
-            if self._has_gap:
+            if self._has_gap and self._tellings_left:
                 # Told before what follows it: a process killed in between leaves no gap that nobody explains.
+                self._tellings_left -= 1
                 self._write_pending_losses()
                 frame = self._frame(kept)
             try:
@@ -207,7 +211,9 @@ class Spool:
                 if cut is None:
                     self._is_failing = True
                     self._lose(record, Shed.WRITE_FAILED)
-                    raise SpoolBroken(error.errno, f"the spool cannot be written: {error.strerror}") from error
+                    raise SpoolBroken(
+                        error.errno, f"the spool cannot be written: {error.strerror}"
+                    ) from error
                 kept = cut
             sequence = self._sequence
             self._sequence += 1
@@ -385,22 +391,20 @@ class Spool:
             log.error("the spool cannot be synced: %s", error, exc_info=not is_expected)
         self.sync_problem = str(error) or type(error).__name__
         with self._mutex:
-            self._is_dirty = True  # tried again by the next housekeeping, although nothing new may come
-            waiting, self._waiting = self._waiting, None
-        if waiting:
-            waiting.set_exception(_broken(error))
+            self._is_dirty = True  # tried again, although nothing new may come
         # Relative to the present, unlike the deadlines of sleeps and locks: those fail where a clock is bent.
         select.select([], [], [], STUMBLE_PAUSE_S)
 
     def _work(self) -> None:
-        self._wake.wait(max(0.0, self._housekeeping_due_s - time.monotonic()))
-        if time.monotonic() >= self._housekeeping_due_s:
-            self._housekeeping_due_s = time.monotonic() + HOUSEKEEPING_INTERVAL_S
-            self._keep_house()
+        """One turn. The fsync comes first: nothing else that fails may stand in its way."""
         if self._is_dirty:
             self._sync()
             # Whatever arrives in this pause shares one fsync. Who waits for it ends the pause.
             self._urgent.wait(self._fsync_interval_s)
+        if time.monotonic() >= self._housekeeping_due_s:
+            self._housekeeping_due_s = time.monotonic() + HOUSEKEEPING_INTERVAL_S
+            self._keep_house()
+        self._wake.wait(max(0.0, self._housekeeping_due_s - time.monotonic()))
 
     def _finish(self) -> None:
         with self._mutex:
@@ -409,6 +413,7 @@ class Spool:
 
     def _keep_house(self) -> None:
         with self._mutex:
+            self._tellings_left = MAX_PENDING_LOSSES
             if self._pending_losses:
                 self._write_pending_losses()
                 self._is_dirty = True

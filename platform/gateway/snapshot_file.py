@@ -1,8 +1,8 @@
 """The last snapshot on disk, so that a gateway which starts while PostgreSQL is away knows its keys and routes.
 
-One file for all gateway processes of a home: JSON, encrypted under a key of the keyring, because providers' credentials
-are in it. Nothing here raises: a file that cannot be read, or is none of ours, is as good as none, and the log says why.
-When it is read and written is `gateway.keeper`'s business."""
+One file for all gateway processes of a home: JSON, encrypted under a key of the keyring, because providers'
+credentials are in it. Nothing here raises: a file that cannot be read, or is none of ours, is as good as none, and the
+log says why. When it is read and written is `gateway.keeper`'s business."""
 
 import fcntl
 import logging

@@ -81,6 +81,7 @@ class Status:
                 by("reason", {reason.value: count for reason, count in self.spool.shed.items()}),
             ),
             Family("spool_level", "How much is being left out, 0 to 4.", [({}, self.spool.level)]),
+            Family(
                 "spool_sync_failures_total",
                 "Failures of the thread that syncs the spool to its disk.",
                 [({}, self.spool.sync_failures)],
