@@ -6,6 +6,7 @@ makes and drops them, `telemetry.bodies` reads them."""
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import Now
 
 from accounts.models import ApiKey, Project
 from kernel.ids import uuid7
@@ -209,6 +210,9 @@ class Signal(models.Model):
     idempotency_key = models.CharField(max_length=200, blank=True)
     observed_at = models.DateTimeField()
     received_at = models.DateTimeField()
+    """By the clock of the gateway that accepted it."""
+    stored_at = models.DateTimeField(db_default=Now())
+    """By the database's clock: from then on it waits for its run, whatever the clocks of gateways said."""
 
     class Meta:
         indexes = [

@@ -34,7 +34,7 @@ RETRY_WINDOW = timedelta(minutes=15)
 """How far back an SDK's retry looks for its first attempt."""
 IDLE = timedelta(minutes=10)
 FRESH = timedelta(minutes=5)
-"""How long the sweep itself looks for the run of a signal; after that, only new calls of its project bring
+"""How long the sweep itself looks for the run of a stored signal; after that, only new calls of its project bring
 it in."""
 
 
@@ -47,7 +47,7 @@ def lock_project(project_id: UUID) -> None:
 def due_projects(*, now: datetime) -> list[UUID]:
     """Projects with calls to stitch or fresh signals to join."""
     calls = Call.objects.filter(stitched_at=None)
-    signals = Signal.objects.filter(run=None, received_at__gt=now - FRESH)
+    signals = Signal.objects.filter(run=None, stored_at__gt=now - FRESH)
     return sorted(
         calls.order_by()
         .values_list("project_id", flat=True)

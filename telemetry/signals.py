@@ -20,7 +20,7 @@ TASK = "task"
 """The signal whose text makes two runs attempts at the same task."""
 BATCH = 1000
 PATIENCE = timedelta(days=7)
-"""How long a signal waits for its target; after that it stays listed as unmatched."""
+"""How long a stored signal waits for its target; after that it stays listed as unmatched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def join_pending(*, project_id: UUID, now: datetime) -> int:
         with transaction.atomic():
             lock_project(project_id)
             waiting = Signal.objects.filter(
-                project_id=project_id, run=None, received_at__gt=now - PATIENCE, id__gt=after
+                project_id=project_id, run=None, stored_at__gt=now - PATIENCE, id__gt=after
             )
             signals = list(waiting.order_by("id")[:BATCH])
             joined += _join(project_id, signals)

@@ -15,11 +15,13 @@ import errno
 import fcntl
 import logging
 import os
+import select
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,9 +38,12 @@ MAX_BYTES = 4 << 30
 """Quota of one process's folder. Beyond it records are lost, loudly, rather than the disk filled."""
 FSYNC_INTERVAL_S = 0.01
 HOUSEKEEPING_INTERVAL_S = 0.5
-"""How often the folder is measured (shipped segments disappear) and pending losses are written."""
+"""How often the folder is measured (shipped segments disappear), and losses are written that none has told yet."""
+STUMBLE_PAUSE_S = 0.1
+"""How long the thread that syncs rests when something failed."""
 MAX_PENDING_LOSSES = 100
-"""So many ranges of lost records are told apart between two housekeepings; further ones widen the latest."""
+"""So many ranges of lost records are told apart between two housekeepings, at once where a record follows them, and
+so many more are kept for the second; further ones widen the latest."""
 
 
 class SpoolFull(Exception):
@@ -135,6 +140,10 @@ class Spool:
         """Records lost since the start."""
         self.level = Level.NOTHING
         """What is being left out at the moment."""
+        self.sync_failures = 0
+        """How often the thread that syncs has failed since the start."""
+        self.sync_problem = ""
+        """Why it failed the last time; empty once it works again."""
         self._shed = Counter[Shed]()
         self._segment_bytes = segment_bytes
         self._max_bytes = max_bytes
@@ -145,6 +154,10 @@ class Spool:
         self._segment = 0
         self._is_failing = False
         self._pending_losses: list[LossRecord] = []
+        self._has_gap = False
+        """Whether one of them says what became of a record that is not there."""
+        self._tellings_left = MAX_PENDING_LOSSES
+        """How often losses may still be told before the next housekeeping; each becomes a row of its own."""
         self._retired: list[int] = []
         self._waiting: Future[None] | None = None
         self._wake = threading.Event()
@@ -153,6 +166,7 @@ class Spool:
         self._is_closed = False
         self._earlier_bytes = self._measure()
         self._file, self._offset = self._open_segment(0), 0
+        self._housekeeping_due_s = time.monotonic() + HOUSEKEEPING_INTERVAL_S
         self._syncer = threading.Thread(target=self._sync_for_ever, name="spool-fsync", daemon=True)
         self._syncer.start()
 
@@ -181,19 +195,30 @@ class Spool:
         """Write one record and return its sequence number. Raises SpoolFull or SpoolBroken; both are
         counted."""
         with self._mutex:
-            sequence = self._sequence
-            frame = self._frame(record, sequence)
-            self._sequence += 1
+            kept = record
+            frame = self._frame(record)
             if self.size_bytes + len(frame) > self._policy.soft_bytes or self._policy.calls_left_out:
-                frame = self._fitting(record, frame, sequence)
+                kept, frame = self._fitting(record, frame)
+            if self._has_gap and self._tellings_left:
+                # Told before what follows it: a process killed in between leaves no gap that nobody explains.
+                self._tellings_left -= 1
+                self._write_pending_losses()
+                frame = self._frame(kept)
             try:
                 self._write(frame)
             except OSError as error:
-                if self._write_without_body(record, sequence):
-                    return sequence
-                self._is_failing = True
-                self._lose(record, sequence, Shed.WRITE_FAILED)
-                raise SpoolBroken(error.errno, f"the spool cannot be written: {error.strerror}") from error
+                cut = self._write_without_body(kept)
+                if cut is None:
+                    self._is_failing = True
+                    self._lose(record, Shed.WRITE_FAILED)
+                    raise SpoolBroken(
+                        error.errno, f"the spool cannot be written: {error.strerror}"
+                    ) from error
+                kept = cut
+            sequence = self._sequence
+            self._sequence += 1
+            if kept is not record:
+                self._note(sequence, Shed.BODY)
         if not self._is_dirty:
             self._is_dirty = True
             self._wake.set()
@@ -221,42 +246,40 @@ class Spool:
         os.close(self._file)
         os.close(self._name_lock)
 
-    def _fitting(self, record: Record, frame: bytes, sequence: int) -> bytes:
-        """The frame, without its body where the quota asks for that. Raises SpoolFull where it asks for more."""
-        cut = without_body(record)
-        if cut is not record and self.size_bytes + len(frame) > self._policy.soft_bytes:
-            frame = self._frame(cut, sequence)
-        else:
-            cut = record
+    def _fitting(self, record: Record, frame: bytes) -> tuple[Record, bytes]:
+        """The record and its frame, without its body where the quota asks for that. Raises SpoolFull where it asks
+        for more."""
+        kept = record
+        if self.size_bytes + len(frame) > self._policy.soft_bytes:
+            kept = without_body(record)
+            frame = self._frame(kept)
         level = self._policy.level(self.size_bytes)
         if self.size_bytes + len(frame) > self._max_bytes:
             level = Level.EVERYTHING
         self._enter(level)
         reason = self._policy.refuses(record, level)
         if reason is not None:
-            self._lose(record, sequence, reason)
+            self._lose(record, reason)
             raise SpoolFull(
                 f"{reason}: the spool holds {self.size_bytes} bytes and may hold {self._max_bytes}"
             )
-        if cut is not record:
-            self._note(sequence, Shed.BODY)
-        return frame
+        return kept, frame
 
-    def _write_without_body(self, record: Record, sequence: int) -> bool:
-        """Whether a full disk took the record when its body was left out."""
+    def _write_without_body(self, record: Record) -> Record | None:
+        """The record as a full disk took it, without its body; None when it did not."""
         cut = without_body(record)
         if cut is record:
-            return False
+            return None
         try:
-            self._write(self._frame(cut, sequence))
+            self._write(self._frame(cut))
         except OSError:
-            return False
-        self._note(sequence, Shed.BODY)
-        return True
+            return None
+        return cut
 
-    def _frame(self, record: Record, sequence: int) -> bytes:
+    def _frame(self, record: Record) -> bytes:
+        """The frame of the record, should it be the next one."""
         kind, header, body = encode(record)
-        return frames.pack(kind, sequence, header, body, seed=self._seed)
+        return frames.pack(kind, self._sequence, header, body, seed=self._seed)
 
     def _enter(self, level: Level) -> None:
         if level is self.level:
@@ -291,10 +314,13 @@ class Spool:
         draft.rename(path)
         return file
 
-    def _lose(self, record: Record, sequence: int, reason: Shed) -> None:
+    def _lose(self, record: Record, reason: Shed) -> None:
+        """Use up a sequence number for a record that is not there."""
         self.losses += 1
+        self._has_gap = True
         self._policy.left_out(record, reason)
-        self._note(sequence, reason)
+        self._note(self._sequence, reason)
+        self._sequence += 1
 
     def _note(self, sequence: int, reason: Shed) -> None:
         """Count what is not kept, and have a LossRecord say so. Bodies of records that are there make no gap, so
@@ -317,18 +343,17 @@ class Spool:
         )
 
     def _write_pending_losses(self) -> None:
-        """Turn losses into records. They are few and small, so they may pass the quota; a full disk keeps
-        them pending."""
-        with self._mutex:
-            while self._pending_losses:
-                try:
-                    self._write(self._frame(self._pending_losses[0], self._sequence))
-                except OSError:
-                    return
-                self._sequence += 1
-                self._is_dirty = True
-                self._is_failing = False
-                del self._pending_losses[0]
+        """Turn losses into records, with the mutex held. They are few and small, so they may pass the quota; a full
+        disk keeps them pending."""
+        while self._pending_losses:
+            try:
+                self._write(self._frame(self._pending_losses[0]))
+            except OSError:
+                return
+            self._sequence += 1
+            self._is_failing = False
+            del self._pending_losses[0]
+        self._has_gap = False
 
     def _measure(self) -> int:
         """Bytes of the segments of this process, the current one aside."""
@@ -344,29 +369,62 @@ class Spool:
         return total
 
     def _sync_for_ever(self) -> None:
-        housekeeping_due = time.monotonic() + HOUSEKEEPING_INTERVAL_S
         while not self._is_closed:
-            self._wake.wait(max(0.0, housekeeping_due - time.monotonic()))
-            if time.monotonic() >= housekeeping_due:
-                self._keep_house()
-                housekeeping_due = time.monotonic() + HOUSEKEEPING_INTERVAL_S
-            if self._is_dirty:
-                self._sync()
-                # Whatever arrives in this pause shares one fsync. Who waits for it ends the pause.
-                self._urgent.wait(self._fsync_interval_s)
-        self._write_pending_losses()
+            self._attempt(self._work)
+        self._attempt(self._finish)
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        """Do it, and survive it whatever happens: everybody's fsync comes from this thread."""
+        try:
+            step()
+        except Exception as error:
+            self._stumbled(error)
+        else:
+            if self.sync_problem:
+                log.warning("the spool is synced again")
+                self.sync_problem = ""
+
+    def _stumbled(self, error: Exception) -> None:
+        self.sync_failures += 1
+        if self.sync_problem != str(error):
+            is_expected = isinstance(error, OSError)
+            log.error("the spool cannot be synced: %s", error, exc_info=not is_expected)
+        self.sync_problem = str(error) or type(error).__name__
+        with self._mutex:
+            self._is_dirty = True  # tried again, although nothing new may come
+        # Relative to the present, unlike the deadlines of sleeps and locks: those fail where a clock is bent.
+        select.select([], [], [], STUMBLE_PAUSE_S)
+
+    def _work(self) -> None:
+        """One turn. The fsync comes first: nothing else that fails may stand in its way."""
+        if self._is_dirty:
+            self._sync()
+            # Whatever arrives in this pause shares one fsync. Who waits for it ends the pause.
+            self._urgent.wait(self._fsync_interval_s)
+        if time.monotonic() >= self._housekeeping_due_s:
+            self._housekeeping_due_s = time.monotonic() + HOUSEKEEPING_INTERVAL_S
+            self._keep_house()
+        self._wake.wait(max(0.0, self._housekeeping_due_s - time.monotonic()))
+
+    def _finish(self) -> None:
+        with self._mutex:
+            self._write_pending_losses()
         self._sync()
 
     def _keep_house(self) -> None:
-        self._write_pending_losses()
-        try:
-            with self._mutex:
+        with self._mutex:
+            self._tellings_left = MAX_PENDING_LOSSES
+            if self._pending_losses:
+                self._write_pending_losses()
+                self._is_dirty = True
+            try:
                 self._earlier_bytes = self._measure()
                 self._enter(self._policy.level(self.size_bytes))
-        except OSError as error:  # must not end the thread that everybody's fsync comes from
-            log.error("the spool's folder cannot be measured: %s", error.strerror)
+            except OSError as error:  # the fsync is not to wait for this
+                log.error("the spool's folder cannot be measured: %s", error.strerror)
 
     def _sync(self) -> None:
+        """One fsync for all who wait. Raises what it met, once they have been told."""
         with self._mutex:
             # Cleared before the fsync: a record that arrives during it asks for another one.
             self._wake.clear()
@@ -375,23 +433,25 @@ class Spool:
             retired, self._retired = self._retired, []
             waiting, self._waiting = self._waiting, None
             file = self._file
-        failure = None
         try:
-            for number in [*retired, file]:
-                os.fsync(number)
-            if retired:
-                _sync_folder(self.folder)
-        except OSError as error:
-            log.error("the spool's disk refuses to sync: %s", error.strerror)
-            failure = SpoolBroken(error.errno, f"the spool's disk refuses to sync: {error.strerror}")
-        for number in retired:
-            os.close(number)
-        if waiting is None:
-            return
-        if failure:
-            waiting.set_exception(failure)
-        else:
+            with ExitStack() as closing:
+                for number in retired:
+                    closing.callback(os.close, number)
+                for number in [*retired, file]:
+                    os.fsync(number)
+                if retired:
+                    _sync_folder(self.folder)
+        except Exception as error:
+            if waiting:
+                waiting.set_exception(_broken(error))
+            raise
+        if waiting:
             waiting.set_result(None)
+
+
+def _broken(error: Exception) -> SpoolBroken:
+    number = error.errno if isinstance(error, OSError) else None
+    return SpoolBroken(number or errno.EIO, f"the spool cannot be synced: {error}")
 
 
 def _claim_name(folder: Path, process: str) -> tuple[str, int]:

@@ -62,6 +62,11 @@ class Environment:
         return self.home / "spool"
 
     @property
+    def snapshot(self) -> Path:
+        """File of the keys and routes that a gateway serves with when it starts while PostgreSQL is away."""
+        return self.home / "gateway" / "snapshot.sealed"
+
+    @property
     def objects(self) -> Path:
         """Root of the object store: adapters, snapshots, job folders."""
         return self.home / "objects"

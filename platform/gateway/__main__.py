@@ -20,6 +20,7 @@ from gateway.app import Gateway, Limits  # noqa: E402
 from gateway.relay import Patience  # noqa: E402
 from gateway.routing import Timeouts  # noqa: E402
 from gateway.snapshot import DatabaseSource  # noqa: E402
+from gateway.snapshot_file import SnapshotFile  # noqa: E402
 from gateway.wire.server import Server  # noqa: E402
 from telemetry import otel  # noqa: E402
 from telemetry.spool import Spool  # noqa: E402
@@ -63,6 +64,7 @@ async def _serve(host: str, port: int, *, share_port: bool) -> int:
     environment = settings.ENVIRONMENT
     gateway = Gateway(
         source=DatabaseSource(),
+        snapshot_file=SnapshotFile(environment.snapshot, key=settings.KEYRING.credential_key),
         open_spool=lambda: Spool(
             environment.spool,
             max_bytes=environment.spool_max_bytes,

@@ -23,6 +23,7 @@ from gateway.dialects import table
 from gateway.dialects.base import Dialect
 from gateway.errors import Refused, bad_request
 from gateway.headers import CREDENTIALS, first, to_upstream
+from gateway.keeper import SnapshotKeeper
 from gateway.lag import ShippingLag
 from gateway.limiter import Limiter
 from gateway.metrics import Metrics
@@ -37,7 +38,8 @@ from gateway.routing import (
     plan,
 )
 from gateway.run_names import Naming, named_run, run_name, split_path
-from gateway.snapshot import Caller, SnapshotKeeper, Source
+from gateway.snapshot import Caller, Source
+from gateway.snapshot_file import SnapshotFile
 from gateway.splice import replace_string
 from gateway.status import Status
 from gateway.wire.client import Pool
@@ -73,6 +75,7 @@ class Gateway:
         self,
         *,
         source: Source,
+        snapshot_file: SnapshotFile,
         open_spool: Callable[[], Spool],
         limits: Limits,
         key_pepper: bytes,
@@ -80,6 +83,7 @@ class Gateway:
         redis_url: str,
     ) -> None:
         self._source = source
+        self._snapshot_file = snapshot_file
         self._open_spool = open_spool
         self._limits = limits
         # A key comes with every call, and its digest costs a tenth of what the gateway has to do for one.
@@ -104,6 +108,7 @@ class Gateway:
         spool = self._spool = self._open_spool()
         self._keeper = SnapshotKeeper(
             self._source,
+            self._snapshot_file,
             process=spool.process,
             on_shipped=lambda shipped: self._lag.shipped(shipped.get(spool.boot, (0, 0))),
         )

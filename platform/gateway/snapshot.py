@@ -1,19 +1,17 @@
-"""What the gateway knows of the installation: keys, routes, limits, in memory, always whole.
+"""What the gateway knows of the installation: keys, routes, limits, always whole, and how PostgreSQL is asked for it.
 
-A thread of its own loads it: at the start, when PostgreSQL says that something changed, and every
-POLL_INTERVAL_S in case that was missed. While PostgreSQL is away the last snapshot goes on serving. Decides
-nothing about calls."""
+When it is asked, and what serves while it does not answer, is `gateway.keeper`'s business. Decides nothing about
+calls."""
 
 import logging
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
 import psycopg
 from django.conf import settings
-from django.db import DatabaseError, connection
+from django.db import connection
 
 from accounts.selectors import live_keys
 from gateway import credentials, models
@@ -25,9 +23,6 @@ from release.selectors import routes
 from telemetry.models import SpoolPosition
 
 log = logging.getLogger(__name__)
-
-POLL_INTERVAL_S = 5.0
-RECONNECT_INTERVAL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,54 +183,3 @@ def _limit(row: models.Limit) -> Limit:
         amount=row.amount,
         window_s=row.window_s,
     )
-
-
-class SnapshotKeeper:
-    """Keeps `current` up to date on a thread of its own."""
-
-    def __init__(
-        self, source: Source, *, process: str, on_shipped: Callable[[Mapping[str, tuple[int, int]]], None]
-    ) -> None:
-        self.current = EMPTY
-        self.is_loaded = False
-        self.loads = 0
-        self.failures = 0
-        self._source = source
-        self._process = process
-        self._on_shipped = on_shipped
-        self._is_stopped = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="snapshot", daemon=True)
-
-    def start(self) -> None:
-        """Begin loading; `is_loaded` tells when the first snapshot is there."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop soon. The thread may be waiting for PostgreSQL, so it is not waited for."""
-        self._is_stopped.set()
-
-    def _keep(self) -> None:
-        is_away = False
-        while not self._is_stopped.is_set():
-            try:
-                self.current = self._source.load()
-                self.is_loaded = True
-                self.loads += 1
-                self._on_shipped(self._source.shipped(self._process))
-                if is_away:
-                    log.info("routes are loaded again")
-                is_away = False
-                self._source.wait(POLL_INTERVAL_S)
-            except Exception as error:  # whatever it is, the calls go on with what is known
-                self.failures += 1
-                if not is_away:
-                    is_expected = isinstance(error, DatabaseError | psycopg.Error)
-                    log.warning(
-                        "routes cannot be loaded, serving those known so far: %s",
-                        error,
-                        exc_info=not is_expected,
-                    )
-                is_away = True
-                self._source.close()
-                self._is_stopped.wait(RECONNECT_INTERVAL_S)
-        self._source.close()

@@ -9,10 +9,10 @@ import orjson
 
 from gateway.breaker import Breakers, State
 from gateway.errors import Refused
+from gateway.keeper import SnapshotKeeper
 from gateway.lag import ShippingLag
 from gateway.limiter import Limiter
 from gateway.metrics import Family, Metrics, by, exposition
-from gateway.snapshot import SnapshotKeeper
 from gateway.wire.server import Exchange
 from telemetry.spool import Spool
 
@@ -55,6 +55,10 @@ class Status:
             problems.append("keys and routes have not been loaded yet")
         if not self.spool.is_writable:
             problems.append("the spool cannot be written: records are being lost")
+        if self.spool.sync_problem:
+            problems.append(
+                f"the spool cannot be synced: a power cut may take records ({self.spool.sync_problem})"
+            )
         lag_s = self._lag_s()
         if lag_s > self.max_lag_s:
             problems.append(
@@ -78,6 +82,11 @@ class Status:
             ),
             Family("spool_level", "How much is being left out, 0 to 4.", [({}, self.spool.level)]),
             Family(
+                "spool_sync_failures_total",
+                "Failures of the thread that syncs the spool to its disk.",
+                [({}, self.spool.sync_failures)],
+            ),
+            Family(
                 "unshipped_seconds",
                 "Age of the oldest record that is not in the database.",
                 [({}, self._lag_s())],
@@ -87,6 +96,11 @@ class Status:
                 "snapshot_failures_total",
                 "Loads of keys and routes that failed.",
                 [({}, self.keeper.failures)],
+            ),
+            Family(
+                "snapshot_stale_seconds",
+                "Since keys and routes were last seen in the database; a few while it is there.",
+                [({}, self.keeper.age_s)],
             ),
             Family("breaker_open", "1 while calls go elsewhere first, or a probe is due.", breakers),
             Family("limits_alone", "1 while limits are not shared over Redis.", [({}, alone)]),

@@ -2,6 +2,7 @@
 
 import django.contrib.postgres.fields
 import django.db.models.deletion
+import django.db.models.functions.datetime
 import kernel.ids
 from django.db import migrations, models
 
@@ -117,6 +118,7 @@ class Migration(migrations.Migration):
                 ('idempotency_key', models.CharField(blank=True, max_length=200)),
                 ('observed_at', models.DateTimeField()),
                 ('received_at', models.DateTimeField()),
+                ('stored_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
                 ('api_key', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='accounts.apikey')),
                 ('project', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='signals', to='accounts.project')),
                 ('run', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='signals', to='telemetry.run')),

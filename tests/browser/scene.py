@@ -252,7 +252,7 @@ def write_signal(
         id=uuid7(), project=project, api_key=ApiKey.objects.get(project=project),
         target_type="run_id" if run else "response_id", target=str(run.pk) if run else target, run=run,
         name=name,
-        value=value, observed_at=at, received_at=at,
+        value=value, observed_at=at, received_at=at, stored_at=at,
     )  # fmt: skip
 
 

@@ -1,9 +1,8 @@
 """What goes wrong and when: a schedule that follows from a seed, as data. Doing it is `tests.chaos.experiment`'s.
 
 Kills are spread over the whole time at random; stores, disk and clocks fail one after the other, while the kills go
-on. Two things are kept apart, because they lose what no design can keep: a gateway is not killed while its disk is
-full (its count of losses has nowhere to go), nor while PostgreSQL is away (a new gateway knows no keys until it has
-met PostgreSQL once)."""
+on. One thing is kept apart, because it loses what no design can keep: a gateway is not killed while its disk is full
+(its count of losses has nowhere to go)."""
 
 import random
 from collections.abc import Sequence
@@ -183,7 +182,7 @@ def _duration_s(fault: Fault) -> float:
 
 def shelters_gateways(fault: Fault) -> bool:
     """Whether no gateway may be killed while it lasts."""
-    return isinstance(fault, DiskFull) or (isinstance(fault, Outage) and "postgres" in fault.servers)
+    return isinstance(fault, DiskFull)
 
 
 def _shelter(planned: Planned) -> tuple[float, float]:

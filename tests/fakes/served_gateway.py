@@ -20,6 +20,7 @@ from gateway.app import Gateway, Limits
 from gateway.limits import Limit
 from gateway.routing import ProjectRoutes, Timeouts, Upstream
 from gateway.snapshot import EMPTY, Caller, Snapshot
+from gateway.snapshot_file import SnapshotFile
 from gateway.wire.server import Server
 from kernel.ids import uuid7
 from release.routing import Route
@@ -166,6 +167,7 @@ def served_gateway(
     timeouts = Timeouts(first_byte_s=first_byte_timeout_s, idle_s=idle_timeout_s)
     app = Gateway(
         source=source,
+        snapshot_file=SnapshotFile(folder / "snapshot.sealed", key=PEPPER),
         open_spool=open_spool or (lambda: Spool(folder, max_bytes=max_spool_bytes)),
         limits=limits or Limits(timeouts=timeouts),
         key_pepper=PEPPER,

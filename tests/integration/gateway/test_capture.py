@@ -1,6 +1,7 @@
 """What the spool holds of a call, and the run that the caller is told."""
 
 import contextlib
+import errno
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -253,6 +254,31 @@ def ask_until_shed(client: OpenAI, shed: Mapping[Shed, int]) -> int:
 def ask_until_lost(client: OpenAI, spool: Spool) -> int:
     client.chat.completions.create(model="gpt-4o", messages=OPENING)
     return spool.losses
+
+
+def test_a_disk_that_refuses_to_sync_is_said_and_feedback_is_not_accepted(
+    upstream: FakeUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: int) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    with served_gateway(tmp_path) as gateway:
+        tenant = gateway.add_tenant(upstream=f"{upstream.origin}/v1")
+        headers = {"authorization": f"Bearer {tenant.key}"}
+
+        def give_feedback() -> int:
+            body = {"run_id": "r", **GOOD}
+            return httpx.post(f"{gateway.origin}/v1/feedback", headers=headers, json=body).status_code
+
+        assert give_feedback() == 202
+        with monkeypatch.context() as patch:
+            patch.setattr("telemetry.spool.os.fsync", refuse)
+            assert give_feedback() == 503
+            ready = httpx.get(f"{gateway.origin}/readyz")
+            assert (ready.status_code, "cannot be synced" in ready.text) == (503, True)
+            assert "spool_sync_failures_total 0" not in httpx.get(f"{gateway.origin}/metrics").text
+        wait_until(lambda: httpx.get(f"{gateway.origin}/readyz").status_code == 200)
+        assert give_feedback() == 202
 
 
 GOOD = {"name": "resolved", "value": True}

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -163,34 +163,76 @@ def test_a_url_edited_in_the_database_gets_neither_the_credential_nor_a_call(
         assert CREDENTIAL not in (tmp_path / "gateway.log").read_text()
 
 
+@contextmanager
+def database_away() -> Iterator[None]:
+    """The database refuses every connection, and has ended those that stood."""
+    name = connection.settings_dict["NAME"]
+    parameters = {"host": connection.settings_dict["HOST"], "user": connection.settings_dict["USER"]}
+    connection.close()
+    with psycopg.connect(dbname="postgres", autocommit=True, **parameters) as admin:
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        try:
+            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+            yield
+        finally:
+            admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+
+
 def test_the_gateway_serves_on_while_the_database_is_away(
     project: Project, upstream: FakeUpstream, tmp_path: Path
 ) -> None:
     """The database refuses every connection for a while; afterwards changes arrive again."""
     key, other = make_key(project), make_key(project)
     use_upstream(project, upstream.origin)
-    name = connection.settings_dict["NAME"]
-    parameters = {"host": connection.settings_dict["HOST"], "user": connection.settings_dict["USER"]}
-    with (
-        process(tmp_path, free_port()) as (origin, _),
-        psycopg.connect(dbname="postgres", autocommit=True, **parameters) as admin,
-    ):
+    with process(tmp_path, free_port()) as (origin, _):
         assert ask(origin, key) == 200
-        connection.close()
-        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
-        try:
-            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        with database_away():
             wait_until(lambda: "snapshot_failures_total 0" not in httpx.get(f"{origin}/metrics").text)
             assert ask(origin, key) == 200
             body = {"run_id": "r", "name": "resolved", "value": True}
             headers = {"authorization": f"Bearer {key}"}
             assert httpx.post(f"{origin}/v1/feedback", headers=headers, json=body).status_code == 202
-        finally:
-            admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
-        for entry in project.api_keys.exclude(prefix=key[:10]):
-            accounts.revoke_api_key(key=entry, actor=ACTOR, now=clock.now())
+        revoke_all_but(key, project)
         wait_until(lambda: ask(origin, other) == 401)
         assert ask(origin, key) == 200
+
+
+def test_a_gateway_killed_and_started_while_the_database_is_away_serves_what_was_known_last(
+    project: Project, upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    """It follows changes once the database is back, and a key that was revoked then does not come back."""
+    key, other = make_key(project), make_key(project)
+    use_upstream(project, upstream.origin)
+    port, file = free_port(), tmp_path / "gateway" / "snapshot.sealed"
+    with process(tmp_path, port) as (origin, running):
+        wait_until(file.exists)
+        running.kill()
+    with ExitStack() as stack:
+        with database_away():
+            origin, running = stack.enter_context(process(tmp_path, port))
+            assert (ask(origin, key), ask(origin, other)) == (200, 200)
+            assert upstream.received[-1].header("authorization") == f"Bearer {CREDENTIAL}"
+            assert ask(origin, f"{key[:-1]}x") == 401
+            assert httpx.get(f"{origin}/readyz").json() == {"status": "ready", "problems": []}
+            metrics = httpx.get(f"{origin}/metrics").text
+            assert "snapshot_loads_total 0" in metrics
+            assert "snapshot_stale_seconds 0\n" not in metrics
+        before = file.stat().st_ino
+        revoke_all_but(key, project)
+        wait_until(lambda: ask(origin, other) == 401)
+        assert ask(origin, key) == 200
+        wait_until(lambda: file.stat().st_ino != before)
+        running.kill()
+    with database_away(), process(tmp_path, port) as (origin, _):
+        assert (ask(origin, key), ask(origin, other)) == (200, 401)
+    log = (tmp_path / "gateway.log").read_text()
+    assert "keys and routes are those that were known" in log
+    assert CREDENTIAL not in log
+
+
+def revoke_all_but(key: str, project: Project) -> None:
+    for entry in project.api_keys.exclude(prefix=key[:10]):
+        accounts.revoke_api_key(key=entry, actor=ACTOR, now=clock.now())
 
 
 def test_an_occupied_port_is_one_sentence() -> None:

@@ -165,6 +165,7 @@ def live_run(project: Project) -> LiveRun:
             value=value,
             observed_at=at,
             received_at=at,
+            stored_at=at,
         )
 
     return live

@@ -24,6 +24,7 @@ def observe(lived, name, value, at, **columns):
         value=value,
         observed_at=at,
         received_at=at,
+        stored_at=at,
         **columns,
     )
     signals.join_pending(project_id=lived.run.project_id, now=at)

@@ -30,7 +30,7 @@ def history(make_call, tenant, stranger, now):
     make_call([HELLO], HI, at=99, tenant=stranger)
     Signal.objects.create(
         id=uuid7(), project=tenant.project, target_type="call_id", target=str(calls[0].id),
-        name="task", value="t-1", observed_at=now, received_at=now,
+        name="task", value="t-1", observed_at=now, received_at=now, stored_at=now,
     )  # fmt: skip
     for project in (tenant.project, stranger.project):
         runs.stitch_pending(project_id=project.id, now=now + LATER)

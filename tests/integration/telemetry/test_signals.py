@@ -37,6 +37,7 @@ def observe(tenant, now) -> Callable[..., Signal]:
                 "value": value,
                 "observed_at": now + timedelta(seconds=at),
                 "received_at": now,
+                "stored_at": now,
             }
             | columns
         )
@@ -91,6 +92,18 @@ def test_feedback_before_the_call_waits_for_it(make_call, observe, settle):
     make_call([HELLO], HI, id=call_id)
     assert settle() == 1
     assert Run.objects.get().revision == 2  # one for the call, one for the signal
+
+
+def test_patience_counts_from_the_arrival_in_the_database(make_call, observe, settle, now):
+    """A gateway's clock may have been far off, and its spool may have waited for long."""
+    call = make_call([HELLO], HI)
+    long_ago = now - signals.PATIENCE - timedelta(days=30)
+    late = observe("call_id", call.id, received_at=long_ago)
+    forgotten = observe("call_id", call.id, stored_at=long_ago)
+    assert runs.due_projects(now=now) == [call.project_id]
+    assert settle() == 1
+    assert Signal.objects.get(id=late.id).run is not None
+    assert Signal.objects.get(id=forgotten.id).run is None
 
 
 def test_another_projects_names_lead_nowhere(make_call, observe, settle, stranger, now):

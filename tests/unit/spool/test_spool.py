@@ -335,7 +335,14 @@ def test_a_full_disk_still_takes_a_call_without_its_body(
     assert told.reason == Shed.BODY
 
 
-def test_very_many_ranges_of_lost_records_are_told_together(tmp_path: Path) -> None:
+def refuse_to_write(file: int, data: bytes) -> int:
+    raise OSError(errno.ENOSPC, "no space left on device")
+
+
+def test_very_many_ranges_of_lost_records_are_told_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry.spool.HOUSEKEEPING_INTERVAL_S", 3600.0)
     spool = Spool(tmp_path, max_bytes=4 << 20)
     while spool.level < Level.PASS_THROUGH:
         spool.append(signal("y" * 20_000))
@@ -346,7 +353,30 @@ def test_very_many_ranges_of_lost_records_are_told_together(tmp_path: Path) -> N
     spool.close()
     told = [record for record in kept(tmp_path) if isinstance(record, LossRecord)]
     assert sum(record.count for record in told) == 500
-    assert len(told) <= MAX_PENDING_LOSSES * 4  # one batch for each housekeeping in between
+    assert len(told) == MAX_PENDING_LOSSES * 2  # as many at once as at the end
+
+
+def test_what_was_lost_is_told_before_the_next_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a process killed right behind that record leaves no gap without a reason."""
+    monkeypatch.setattr("telemetry.spool.HOUSEKEEPING_INTERVAL_S", 3600.0)
+    spool = Spool(tmp_path)
+    spool.append(begin())
+    with monkeypatch.context() as patch:
+        patch.setattr("telemetry.spool.os.write", refuse_to_write)
+        for _ in range(3):
+            with pytest.raises(SpoolBroken):
+                spool.append(signal())
+    assert not spool.is_writable
+    assert spool.append(begin()) == 5
+    assert spool.is_writable
+    _, told, latest = read(tmp_path)
+    assert isinstance(told.record, LossRecord)
+    assert (told.sequence, told.record.reason) == (4, Shed.WRITE_FAILED)
+    assert (told.record.first_sequence, told.record.last_sequence) == (1, 3)
+    assert latest.sequence == 5
+    spool.close()
 
 
 def test_a_disk_that_takes_half_a_record_keeps_none_of_it(
@@ -384,6 +414,49 @@ def test_a_disk_that_refuses_to_sync_fails_those_who_wait(
         with pytest.raises(SpoolBroken):
             spool.synced().result(5)
     spool.synced().result(5)
+    spool.close()
+
+
+def test_a_thread_that_cannot_sync_says_so_once_and_finds_by_itself_that_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = Spool(tmp_path)
+    real_sync = os.fsync
+
+    def break_down(file: int) -> None:
+        if str(tmp_path) not in os.readlink(f"/proc/self/fd/{file}"):
+            real_sync(file)
+        else:
+            raise ValueError("nobody thought of this")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("telemetry.spool.os.fsync", break_down)
+        spool.append(signal())
+        with pytest.raises(SpoolBroken, match="nobody thought of this"):
+            spool.synced().result(5)
+        wait_until(lambda: spool.sync_failures >= 2)
+        assert spool.sync_problem == "nobody thought of this"
+    wait_until(lambda: not spool.sync_problem)
+    assert [line.levelname for line in caplog.records] == ["ERROR", "WARNING"]
+    spool.synced().result(5)
+    spool.close()
+
+
+def test_a_thread_that_cannot_wait_goes_on_syncing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen under a bent clock."""
+
+    def refuse(timeout_s: float) -> None:
+        raise OSError(errno.EINVAL, "invalid argument")
+
+    spool = Spool(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(spool._wake, "wait", refuse)
+        patch.setattr(spool._urgent, "wait", refuse)
+        for _ in range(3):
+            spool.append(signal())
+            spool.synced().result(5)
+        wait_until(lambda: "invalid argument" in spool.sync_problem)
+    wait_until(lambda: not spool.sync_problem)
     spool.close()
 
 
