@@ -7,7 +7,7 @@ goes on."""
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -182,76 +182,79 @@ class CallCapture:
         if self.is_ended:
             return
         self.is_ended = True
-        capture = self._capture
-        record = EndRecord(
-            call_id=self.begin.call_id,
-            outcome=outcome,
-            ended_at=capture.clock_us(),
-            status_code=self._status,
-            first_byte_at=self._first_byte_at,
-            response_type=self._media_type,
-            upstream_id=self._destination.upstream_id if self._destination else None,
-            attempts=self._attempts,
-            hidden=self._hidden,
-        )
+        capture, begin = self._capture, self.begin
+        known: dict[str, Any] = {
+            "call_id": begin.call_id,
+            "outcome": outcome,
+            "ended_at": capture.clock_us(),
+            "status_code": self._status,
+            "first_byte_at": self._first_byte_at,
+            "response_type": self._media_type,
+            "upstream_id": self._destination.upstream_id if self._destination else None,
+            "attempts": self._attempts,
+            "hidden": self._hidden,
+        }
         try:
             if self._dialect is not None:
-                record = self._read(record, self._dialect)
-            if record.echo_hash is not None and self.begin.run_hint is not None:
-                capture.tracker.answered(self.begin.api_key_id, self.begin.run_hint, record.echo_hash)
-            tokens = (record.prompt_tokens or 0) + (record.completion_tokens or 0)
+                known |= self._served() | self._said(outcome, self._dialect)
+        except Exception:
+            capture.failed("an answer could not be read")
+        record = EndRecord(**known)
+        try:
+            if record.echo_hash is not None and begin.run_hint is not None:
+                capture.tracker.answered(begin.api_key_id, begin.run_hint, record.echo_hash)
             capture.limiter.charge(
                 self._caller,
-                tokens=tokens,
+                tokens=(record.prompt_tokens or 0) + (record.completion_tokens or 0),
                 microusd=record.cost_microusd or 0,
                 now_s=record.ended_at / 1e6,
             )
         except Exception:
-            capture.failed("an answer could not be read")
+            capture.failed("a call could not be counted")
         capture.append(record)
         capture.metrics.calls[record.outcome] += 1
-        capture.tracing.observe(self.begin, record, *self._trace)
+        capture.tracing.observe(begin, record, *self._trace)
 
-    def _read(self, record: EndRecord, dialect: Dialect) -> EndRecord:
-        """The record with what the answer says, and who gave it when that is not who was planned."""
+    def _served(self) -> dict[str, Any]:
+        """Who answered, when that is not who was planned."""
+        destination, begin = self._destination, self.begin
+        if destination is None or (
+            destination.model_version_id == begin.model_version_id
+            and (destination.model or begin.model_requested) == begin.model_served
+            and destination.deployment_id == begin.deployment_id
+            and destination.is_canary == begin.is_canary
+        ):
+            return {}
+        return {"served": served_by(destination, begin.model_requested)}
+
+    def _said(self, outcome: CallOutcome, dialect: Dialect) -> dict[str, Any]:
+        """The answer's bytes, and what they say."""
         body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        response_type = self._media_type
-        try:
-            body = encodings.decode(body, self._encoding)
-        except encodings.Undecodable:
-            response_type = f"{response_type}; content-encoding={self._encoding}"
-        read: dict[str, Any] = {"response": body, "response_type": response_type}
-        destination = self._destination
-        if destination is not None:
-            served = served_by(destination, self.begin.model_requested)
-            if served != Served(
-                model_served=self.begin.model_served,
-                model_version_id=self.begin.model_version_id,
-                deployment_id=self.begin.deployment_id,
-                is_canary=self.begin.is_canary,
-            ):
-                read["served"] = served
+        said: dict[str, Any] = {"response": body}
+        if self._encoding:
+            try:
+                said["response"] = body = encodings.decode(body, self._encoding)
+            except encodings.Undecodable:
+                said["response_type"] = f"{self._media_type}; content-encoding={self._encoding}"
         if self._status is None or self._status >= 400:
-            return replace(record, **read)
+            return said
         is_stream = self._media_type == "text/event-stream"
         answer = dialect.parse_answer(body, is_stream=is_stream)
-        is_complete = record.outcome == CallOutcome.COMPLETE
+        is_complete = outcome == CallOutcome.COMPLETE
         if is_complete and is_stream and not answer.is_whole:
-            read["outcome"] = CallOutcome.UPSTREAM_CUT
+            said["outcome"] = CallOutcome.UPSTREAM_CUT
         if is_complete and answer.message and self.begin.prefix_hash:
-            read["echo_hash"] = extend(self.begin.prefix_hash, answer.message)
-        if destination is not None and destination.price is not None:
-            read["cost_microusd"] = destination.price.microusd(
+            said["echo_hash"] = extend(self.begin.prefix_hash, answer.message)
+        if self._destination is not None and self._destination.price is not None:
+            said["cost_microusd"] = self._destination.price.microusd(
                 answer.prompt_tokens or 0, answer.completion_tokens or 0, answer.cached_tokens or 0
             )
-        return replace(
-            record,
-            response_id=answer.response_id,
-            finish_reason=answer.finish_reason,
-            prompt_tokens=answer.prompt_tokens,
-            completion_tokens=answer.completion_tokens,
-            cached_tokens=answer.cached_tokens,
-            reasoning_tokens=answer.reasoning_tokens,
-            tool_call_count=answer.tool_call_count,
-            **read,
-        )
+        return said | {
+            "response_id": answer.response_id,
+            "finish_reason": answer.finish_reason,
+            "prompt_tokens": answer.prompt_tokens,
+            "completion_tokens": answer.completion_tokens,
+            "cached_tokens": answer.cached_tokens,
+            "reasoning_tokens": answer.reasoning_tokens,
+            "tool_call_count": answer.tool_call_count,
+        }

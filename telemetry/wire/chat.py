@@ -41,7 +41,10 @@ def usage_of(document: dict[str, Any]) -> dict[str, int | None]:
 
 def first_choice(document: dict[str, Any]) -> dict[str, Any]:
     """The choice of index 0; empty when the document has none."""
-    choices = mappings(document.get("choices"))
+    choices = document.get("choices")
+    if isinstance(choices, list) and choices and isinstance(choices[0], dict) and not choices[0].get("index"):
+        return choices[0]  # nearly always
+    choices = mappings(choices)
     return next((choice for choice in choices if choice.get("index", 0) == 0), {})
 
 
@@ -71,14 +74,19 @@ class _Assembly:
 
     def add(self, delta: dict[str, Any]) -> None:
         self.has_begun = True
-        self.role = text(delta.get("role")) or self.role
-        self.content.append(text(delta.get("content")))
-        self.refusal.append(text(delta.get("refusal")))
-        for piece in mappings(delta.get("tool_calls")):
-            self._add_tool_call(piece)
-        if isinstance(function := delta.get("function_call"), dict):
-            self.function_call = self.function_call or {"name": "", "arguments": ""}
-            _add_texts(self.function_call, function)
+        for name, value in delta.items():
+            if name == "content":
+                self.content.append(text(value))
+            elif name == "role":
+                self.role = text(value) or self.role
+            elif name == "refusal":
+                self.refusal.append(text(value))
+            elif name == "tool_calls":
+                for piece in mappings(value):
+                    self._add_tool_call(piece)
+            elif name == "function_call" and isinstance(value, dict):
+                self.function_call = self.function_call or {"name": "", "arguments": ""}
+                _add_texts(self.function_call, value)
 
     def _add_tool_call(self, piece: dict[str, Any]) -> None:
         index = piece.get("index")

@@ -21,8 +21,21 @@ _BLANK_LINE = re.compile(rb"\n[\r\n]|\r\r")
 def data(body: bytes) -> Iterator[bytes]:
     """The data of each finished event; comments and other fields are passed over, an unfinished event is
     dropped."""
+    body = body.removeprefix(_BYTE_ORDER_MARK)
+    if b"\r" in body:
+        yield from _data_of_lines(body)
+        return
+    *events, _ = body.split(b"\n\n")
+    for event in events:
+        if event.startswith(b"data: ") and b"\n" not in event:
+            yield event[6:]  # how providers write
+        else:
+            yield from _data_of_lines(event + b"\n\n")
+
+
+def _data_of_lines(body: bytes) -> Iterator[bytes]:
     lines: list[bytes] = []
-    *whole, _ = _LINE_END.split(body.removeprefix(_BYTE_ORDER_MARK))
+    *whole, _ = _LINE_END.split(body)
     for line in whole:
         if not line:
             if lines:
@@ -59,6 +72,11 @@ class Splitter:
         del self._held[:start]
         self._seen_bytes = max(0, len(self._held) - _MAX_EVENT_END_BYTES + 1)
         return events
+
+    @property
+    def is_between_events(self) -> bool:
+        """Whether nothing is held of an event that has begun; never after a CR, whose LF may still come."""
+        return not self._held and not self._has_cr
 
     def _event_end(self, start: int) -> int:
         """Behind the first event that ends after `start`; -1 when none does yet."""

@@ -37,20 +37,31 @@ ANSWER = json.dumps(
 ).encode()
 
 
-def _event(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
+def _event(delta: dict[str, str], finish_reason: str | None = None, *, with_usage: bool = False) -> bytes:
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-    chunk = {**_HEAD, "object": "chat.completion.chunk", "choices": [choice]}
-    return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+    chunk: dict[str, object] = {**_HEAD, "object": "chat.completion.chunk", "choices": [choice]}
+    if with_usage:  # as OpenAI does: asked for usage, it adds a null to every chunk but the last
+        chunk["usage"] = None
+    return b"data: " + _compact(chunk) + b"\n\n"
 
 
-CHUNKS = [
-    _event({"role": "assistant", "content": ""}),
-    *(_event({"content": word}) for word in _WORDS),
-    _event({}, "stop"),
-]
+def _compact(document: object) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _chunks(*, with_usage: bool) -> list[bytes]:
+    return [
+        _event({"role": "assistant", "content": ""}, with_usage=with_usage),
+        *(_event({"content": word}, with_usage=with_usage) for word in _WORDS),
+        _event({}, "stop", with_usage=with_usage),
+    ]
+
+
+CHUNKS = _chunks(with_usage=False)
+CHUNKS_WITH_USAGE = _chunks(with_usage=True)
 USAGE_CHUNK = (
     b"data: "
-    + json.dumps({**_HEAD, "object": "chat.completion.chunk", "choices": [], "usage": USAGE}).encode()
+    + _compact({**_HEAD, "object": "chat.completion.chunk", "choices": [], "usage": USAGE})
     + b"\n\n"
 )
 DONE = b"data: [DONE]\n\n"
@@ -71,8 +82,10 @@ def answer_to(body: bytes) -> list[bytes]:
     if b'"stream":true' not in body and b'"stream": true' not in body:
         return [ANSWER]
     pause = _PAUSE.search(body)
-    words = CHUNKS[1:-1] * int((pause and pause[2]) or 1)
-    return [CHUNKS[0], *words, CHUNKS[-1], *([USAGE_CHUNK] if b"include_usage" in body else []), DONE]
+    is_asked = b"include_usage" in body
+    first, *words, last = CHUNKS_WITH_USAGE if is_asked else CHUNKS
+    words *= int((pause and pause[2]) or 1)
+    return [first, *words, last, *([USAGE_CHUNK] if is_asked else []), DONE]
 
 
 class Mock(asyncio.Protocol):
