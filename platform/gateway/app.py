@@ -9,20 +9,19 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
 import orjson
 
-from accounts import keys
 from gateway import feedback, model_list, websocket
+from gateway.authentication import Authenticator
 from gateway.breaker import Breakers
 from gateway.capture import Capture, RunGuess, served_by
 from gateway.dialects import table
 from gateway.dialects.base import Dialect
 from gateway.errors import Refused, bad_request
-from gateway.headers import CREDENTIALS, first, to_upstream
+from gateway.headers import first, to_upstream
 from gateway.keeper import SnapshotKeeper
 from gateway.lag import ShippingLag
 from gateway.limiter import Limiter
@@ -38,12 +37,12 @@ from gateway.routing import (
     plan,
 )
 from gateway.run_names import Naming, named_run, run_name, split_path
-from gateway.snapshot import Caller, Source
+from gateway.snapshot import Source
 from gateway.snapshot_file import SnapshotFile
 from gateway.splice import replace_string
 from gateway.status import Status
-from gateway.wire.client import Pool
-from gateway.wire.server import CallerGone, Exchange, Header
+from gateway.wire.exchange import CallerGone, Exchange, Header
+from gateway.wire.pool import Pool
 from telemetry.otel import Tracing
 from telemetry.records import BeginRecord
 from telemetry.spool import Spool, SpoolBroken, SpoolFull
@@ -53,7 +52,6 @@ log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 100 << 20
 """Of a request that has to be read before it can be sent on; what passes through has no limit here."""
-MAX_KNOWN_KEYS = 4096
 _NO_ROUTES = ProjectRoutes()
 
 
@@ -86,10 +84,7 @@ class Gateway:
         self._snapshot_file = snapshot_file
         self._open_spool = open_spool
         self._limits = limits
-        # A key comes with every call, and its digest costs a tenth of what the gateway has to do for one.
-        self._digest = lru_cache(maxsize=MAX_KNOWN_KEYS)(
-            lambda key: keys.digest(key, key_pepper) if keys.well_formed(key) else None
-        )
+        self._authenticator = Authenticator(key_pepper)
         self._tracing = tracing
         self._redis_url = redis_url
         self._metrics = Metrics()
@@ -151,7 +146,7 @@ class Gateway:
             path, path_run_name = split_path(path)
             if path == "/v1" or path.startswith("/v1/"):
                 request = Request(
-                    self._authenticate(exchange.headers),
+                    self._authenticator.caller(exchange.headers, self._keeper),
                     exchange.method,
                     path[3:],
                     query,
@@ -213,32 +208,6 @@ class Gateway:
             await self._call(request, routes, dialect)
         else:
             await self._pass_through(request, routes)
-
-    def _authenticate(self, headers: Sequence[Header]) -> Caller:
-        if not self._keeper.is_loaded:
-            raise Refused(
-                503,
-                "The gateway has just started and does not know its keys yet: try again in a moment.",
-                type="server_error",
-                code="starting",
-            )
-        key = _key(headers)
-        if not key:
-            raise _unauthorized(
-                "No API key was given. Send the project's key as `Authorization: Bearer rk_...`."
-            )
-        digest = self._digest(key)
-        if digest is None:
-            raise _unauthorized(
-                "This is not a Ratchet key (they look like rk_...). Use the project's key here; the provider's own key"
-                " belongs to the project's upstream."
-            )
-        caller = self._keeper.current.callers.get(digest)
-        if caller is None:
-            raise _unauthorized(
-                "This API key is unknown or was revoked. Make a new one for the project and use that."
-            )
-        return caller
 
     async def _call(self, request: Request, routes: ProjectRoutes, dialect: Dialect) -> None:
         """A call that a dialect reads."""
@@ -375,18 +344,6 @@ def _lists_models(routes: ProjectRoutes) -> Destination | None:
         return None
 
 
-def _key(headers: Sequence[Header]) -> str:
-    """The caller's key, from wherever its SDK puts it."""
-    for name in CREDENTIALS:
-        value = first(headers, name)
-        if name == b"authorization":
-            scheme, _, value = value.partition(" ")
-            value = value if scheme.lower() == "bearer" else ""
-        if value.strip():
-            return value.strip()
-    return websocket.key_in_protocol(headers)
-
-
 def _parsed(body: bytes) -> dict[str, Any]:
     """The request's JSON object. Raises Refused (400)."""
     try:
@@ -424,10 +381,6 @@ def _no_such_model(model: str, names: Sequence[str]) -> Refused:
         param="model",
         code="model_not_found",
     )
-
-
-def _unauthorized(message: str) -> Refused:
-    return Refused(401, message, code="invalid_api_key")
 
 
 def _clock_us() -> int:

@@ -5,7 +5,7 @@ Requests' names are in lower case; answers' names and all values are bytes that 
 
 from collections.abc import Iterable, Sequence
 
-from gateway.wire.server import Header
+from gateway.wire.exchange import Header
 
 HOP_BY_HOP = frozenset(
     {

@@ -13,7 +13,9 @@ import orjson
 from gateway.headers import to_upstream
 from gateway.request import Request
 from gateway.routing import Destination, ProjectRoutes
-from gateway.wire.client import Origin, Pool, UpstreamFailure
+from gateway.wire.client import UpstreamFailure
+from gateway.wire.origin import Origin
+from gateway.wire.pool import Pool
 
 log = logging.getLogger(__name__)
 

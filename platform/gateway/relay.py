@@ -21,13 +21,13 @@ from gateway.wire.client import (
     Connection,
     Cut,
     HungUp,
-    Origin,
-    Pool,
     Stale,
     TooSlow,
     UpstreamFailure,
 )
-from gateway.wire.server import CallerGone, Exchange, Header
+from gateway.wire.exchange import CallerGone, Exchange, Header
+from gateway.wire.origin import Origin
+from gateway.wire.pool import Pool
 from telemetry.models import CallOutcome
 
 PASSING_STATUSES = frozenset({408, 429, 500, 502, 503, 504, 529})

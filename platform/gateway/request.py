@@ -11,7 +11,7 @@ from gateway.capture import RunGuess
 from gateway.errors import Refused, bad_request
 from gateway.headers import first
 from gateway.snapshot import Caller
-from gateway.wire.server import BodyTooLarge, Exchange, Header
+from gateway.wire.exchange import BodyTooLarge, Exchange, Header
 from kernel.ids import uuid7
 from telemetry.records import BeginRecord
 

@@ -12,7 +12,7 @@ from uuid import UUID, uuid5
 
 from gateway.errors import bad_request
 from gateway.headers import first
-from gateway.wire.server import Header
+from gateway.wire.exchange import Header
 
 MAX_CHARACTERS = 200
 _NAMED_PATH = re.compile(r"/r/([^/]+)(/v1(?:/.*)?)")

@@ -13,7 +13,7 @@ from gateway.keeper import SnapshotKeeper
 from gateway.lag import ShippingLag
 from gateway.limiter import Limiter
 from gateway.metrics import Family, Metrics, by, exposition
-from gateway.wire.server import Exchange
+from gateway.wire.exchange import Exchange
 from telemetry.spool import Spool
 
 

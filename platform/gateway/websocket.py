@@ -22,8 +22,10 @@ from gateway.headers import first, to_client, to_upstream
 from gateway.request import Request
 from gateway.routing import Destination
 from gateway.wire import client, frames
-from gateway.wire.client import Origin, Pool, UpstreamFailure
-from gateway.wire.server import Header
+from gateway.wire.client import UpstreamFailure
+from gateway.wire.exchange import Header
+from gateway.wire.origin import Origin
+from gateway.wire.pool import Pool
 from telemetry.models import CallOutcome
 
 log = logging.getLogger(__name__)

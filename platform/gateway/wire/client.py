@@ -1,29 +1,20 @@
-"""HTTP/1.1 towards upstreams: connections kept for reuse, one request at a time on each (RFC 9112).
+"""HTTP/1.1 towards an upstream: one connection, one request at a time (RFC 9112).
 
-Parsing is llhttp's (httptools). A transfer that breaks off is an error and never a clean end; a time limit costs
-nothing per piece, because one sweep looks at all waiting connections. Knows no keys and follows no redirects."""
+Parsing is llhttp's (httptools). A transfer that breaks off is an error and never a clean end. A time limit costs
+nothing per piece: it is a number that the pool's sweep looks at (`gateway.wire.pool`). Knows no keys and follows no
+redirects."""
 
 import asyncio
-import logging
 import math
-import socket
-import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from typing import cast
-from urllib.parse import urlsplit
 
 import httptools
 
-from gateway.wire.server import Header
+from gateway.wire.exchange import Header
+from gateway.wire.origin import Origin
 
-log = logging.getLogger(__name__)
-
-SWEEP_INTERVAL_S = 0.05
-IDLE_TIMEOUT_S = 30.0
-"""An idle connection is closed after this; providers close theirs after 60 s and more."""
-MAX_IDLE_PER_ORIGIN = 256
 MAX_WAITING_BYTES = 256 << 10
 """How much of an answer may wait for the caller before the upstream's socket is left alone."""
 MAX_HEAD_BYTES = 256 << 10
@@ -63,35 +54,16 @@ class TooSlow(UpstreamFailure):
     """Nothing came for as long as was allowed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a base URL leads: one pool of connections."""
-
-    scheme: str
-    host: str
-    port: int
-
-    @classmethod
-    def of(cls, url: str) -> "tuple[Origin, bytes]":
-        """The origin of a base URL, and the path that it adds in front of every request."""
-        parts = urlsplit(url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        return cls(parts.scheme, parts.hostname or "", port), parts.path.rstrip("/").encode()
-
-    @property
-    def host_header(self) -> bytes:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        is_default = self.port == (443 if self.scheme == "https" else 80)
-        return (host if is_default else f"{host}:{self.port}").encode()
-
-    def __str__(self) -> str:
-        return f"{self.scheme}://{self.host_header.decode()}"
-
-
 class Connection(asyncio.Protocol):
     """One connection to an upstream. `send`, then `head`, then `read` until it is empty, then `release`."""
 
-    def __init__(self, pool: "Pool", origin: Origin) -> None:
+    def __init__(
+        self,
+        origin: Origin,
+        *,
+        on_idle: Callable[["Connection"], None],
+        on_lost: Callable[["Connection"], None],
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport
         self.origin = origin
@@ -107,7 +79,8 @@ class Connection(asyncio.Protocol):
         self.has_head = False
         self.is_complete = False
         self.is_lost = False
-        self._pool = pool
+        self._on_idle = on_idle
+        self._on_lost = on_lost
         self._is_reused = False
         self._is_head_request = False
         self._parser = httptools.HttpResponseParser(self)
@@ -157,7 +130,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
         self._keeps_alive = False
-        self._pool.forget(self)
+        self._on_lost(self)
         if self.has_head and self._ends_with_connection and exc is None:
             self.is_complete = True
         elif not self.is_complete and self._failure is None:
@@ -321,7 +294,7 @@ class Connection(asyncio.Protocol):
             self._received_bytes = 0
             self.latest = math.inf
             self._is_reused = True
-            self._pool.keep(self)
+            self._on_idle(self)
         else:
             self.transport.abort()
 
@@ -382,104 +355,3 @@ class Connection(asyncio.Protocol):
                 self.transport.write(b"0\r\n\r\n")
         finally:
             self._wake()
-
-
-class Pool:
-    """The connections to all upstreams of one process. Nothing is shared between calls but the connections."""
-
-    def __init__(self) -> None:
-        self._idle: dict[Origin, deque[Connection]] = {}
-        self._all: set[Connection] = set()
-        self._tls: ssl.SSLContext | None = None
-        self._sweeper: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
-
-    def stop(self) -> None:
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-        for connection in list(self._all):
-            connection.transport.abort()
-
-    async def take(self, origin: Origin, *, connect_timeout_s: float, fresh: bool = False) -> Connection:
-        """A connection that nobody uses; a `fresh` one was not kept from before. Raises ConnectFailed."""
-        idle = self._idle.get(origin)
-        while idle and not fresh:
-            kept = idle.pop()
-            if not kept.is_lost and not kept.transport.is_closing():
-                return kept
-        return await self._connect(origin, connect_timeout_s)
-
-    async def fetch(
-        self,
-        origin: Origin,
-        target: bytes,
-        headers: Sequence[Header],
-        *,
-        connect_timeout_s: float,
-        limit_bytes: int,
-    ) -> bytes:
-        """The whole body of a GET's answer, for the gateway's own use; the caller sets the time limit. Raises
-        UpstreamFailure."""
-        connection = await self.take(origin, connect_timeout_s=connect_timeout_s, fresh=True)
-        try:
-            await connection.send("GET", target, headers, None)
-            await connection.head(math.inf)
-            pieces = []
-            while (piece := await connection.read(math.inf)) and limit_bytes > 0:
-                pieces.append(piece)
-                limit_bytes -= len(piece)
-            return b"".join(pieces)
-        finally:
-            connection.release()
-
-    def keep(self, connection: Connection) -> None:
-        idle = self._idle.setdefault(connection.origin, deque())
-        connection.idle_since = connection.loop.time()
-        idle.append(connection)
-        if len(idle) > MAX_IDLE_PER_ORIGIN:
-            idle.popleft().transport.abort()
-
-    def forget(self, connection: Connection) -> None:
-        self._all.discard(connection)
-
-    async def _connect(self, origin: Origin, timeout_s: float) -> Connection:
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(timeout_s):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(self, origin),
-                    origin.host,
-                    origin.port,
-                    ssl=self._tls_context() if origin.scheme == "https" else None,
-                )
-        except TimeoutError:
-            raise ConnectFailed(f"no connection within {timeout_s:g} s") from None
-        except socket.gaierror:
-            raise ConnectFailed("its host name is not known", "that the URL is spelled right") from None
-        except ssl.SSLError:
-            raise ConnectFailed("its TLS certificate was not accepted", "its certificate") from None
-        except OSError as error:
-            raise ConnectFailed(f"the connection failed ({error.strerror or 'refused'})") from None
-        self._all.add(connection)
-        return connection
-
-    def _tls_context(self) -> ssl.SSLContext:
-        if self._tls is None:
-            self._tls = ssl.create_default_context()
-            self._tls.set_alpn_protocols(["http/1.1"])
-        return self._tls
-
-    async def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(SWEEP_INTERVAL_S)
-            now = loop.time()
-            for connection in list(self._all):
-                if connection.deadline and now > connection.deadline:
-                    connection.deadline = 0.0
-                    connection.expire()
-            for idle in self._idle.values():
-                while idle and (idle[0].is_lost or now - idle[0].idle_since > IDLE_TIMEOUT_S):
-                    idle.popleft().transport.abort()

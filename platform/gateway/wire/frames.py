@@ -5,7 +5,7 @@ Reads one direction of one connection. Sends nothing and answers nothing: the tw
 import struct
 import zlib
 
-from gateway.wire.server import Header
+from gateway.wire.exchange import Header
 
 MAX_MESSAGE_BYTES = 64 << 20
 """A longer message is passed over; the relay itself has no limit."""
