@@ -55,14 +55,16 @@ def read(file: BinaryIO, offset: int, *, seed: int, is_closed: bool) -> Iterator
     at, is_after_damage = offset, False
     while True:
         frame = window.frame(at, is_after_damage)
-        if frame is None and window.holds(at, _HEAD_BYTES) and window.is_whole(at):
-            # Of a file that grows, the rest may have come between the two looks.
+        is_whole = False
+        if frame is None and window.holds(at, _HEAD_BYTES) and (is_whole := window.is_whole(at)):
+            # Asked once, and looked at again: of a file that grows, the rest may have come between two looks, and
+            # a frame that was unfinished at one and whole at the next is not damaged.
             frame = window.frame(at, is_after_damage)
         if frame is not None:
             yield frame
             at, is_after_damage = frame.end_offset, False
             continue
-        if not window.holds(at, _HEAD_BYTES) or not (is_closed or window.is_whole(at)):
+        if not is_whole and not (is_closed and window.holds(at, _HEAD_BYTES)):
             return
         found = window.find_next(at + 1)
         if found is None:
