@@ -83,6 +83,8 @@ async def _serve(host: str, port: int, *, share_port: bool) -> int:
             ),
             max_lag_s=environment.max_lag_s,
             is_strict=environment.strict_capture,
+            # A Redis of the operator's own may serve gateways on other machines.
+            has_peers=share_port or not environment.embedded_redis,
         ),
         key_pepper=settings.KEYRING.key_pepper,
         tracing=otel.connect(environment.otlp_endpoint, content=environment.otel_content),

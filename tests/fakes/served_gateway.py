@@ -169,7 +169,7 @@ def served_gateway(
         source=source,
         snapshot_file=SnapshotFile(folder / "snapshot.sealed", key=PEPPER),
         open_spool=open_spool or (lambda: Spool(folder, max_bytes=max_spool_bytes)),
-        limits=limits or Limits(timeouts=timeouts),
+        limits=limits or Limits(timeouts=timeouts, has_peers=redis_url != NO_REDIS),
         key_pepper=PEPPER,
         tracing=tracing or Tracing(),
         redis_url=redis_url,
