@@ -238,8 +238,8 @@ class _Recent(Generic[V]):
 class RunTracker:
     """The live stitcher of one gateway process: bounded memory, forgets the longest unused first.
 
-    It sees only this process's calls and not how attempts ended, so it may miss a link that the database
-    finds."""
+    It sees this process's calls, and of others what it is told (`heard`); not how attempts ended. So it may miss a
+    link that the database finds."""
 
     def __init__(self, capacity: int = 100_000) -> None:
         self._answers: _Recent[Earlier] = _Recent(capacity)
@@ -249,9 +249,7 @@ class RunTracker:
         """A request has arrived that names no run. `hashes` is None when it has no messages."""
         if hashes is None:
             return Guess(uuid7(), ambiguous=False)
-        attempts = [
-            earlier for count, earlier in self._attempts.get((key_id, hashes.prefix)) if count < retry_count
-        ]
+        attempts = self._attempts_before(key_id, hashes, retry_count)
         answers = {echo: self._answers.get((key_id, echo)) for echo in hashes.parents}
         link = decide(hashes, answers=answers, attempts=attempts)
         if link.to is not None:
@@ -264,3 +262,21 @@ class RunTracker:
     def answered(self, key_id: Hashable, run_id: UUID, echo_hash: bytes) -> None:
         """The call's whole answer has been seen: its echo may now open a later request."""
         self._answers.add((key_id, echo_hash), Earlier(run_id))
+
+    def is_at_a_loss(self, key_id: Hashable, hashes: Hashes, retry_count: int = 0) -> bool:
+        """Whether another process may know better: the request has assistant messages, and none of them is an answer
+        seen here, or the one that is has been continued already and may since have been given to an equal run."""
+        if not hashes.parents or self._attempts_before(key_id, hashes, retry_count):
+            return False
+        known = next((found for echo in hashes.parents if (found := self._answers.get((key_id, echo)))), ())
+        return all(answer.claimed for answer in known)
+
+    def heard(self, key_id: Hashable, run_id: UUID, echo_hash: bytes) -> None:
+        """Another process says that it saw this answer."""
+        if all(answer.run_id != run_id for answer in self._answers.get((key_id, echo_hash))):
+            self.answered(key_id, run_id, echo_hash)
+
+    def _attempts_before(self, key_id: Hashable, hashes: Hashes, retry_count: int) -> list[Earlier]:
+        return [
+            earlier for count, earlier in self._attempts.get((key_id, hashes.prefix)) if count < retry_count
+        ]

@@ -99,6 +99,8 @@ def _start_redis(environment: Environment) -> None:
     log = environment.home / "redis.log"
     command = [str(Path(package.origin).parent / "bin" / "redis-server"), "--port", "0", "--save", ""]
     command += ["--unixsocket", str(environment.sockets / "redis.sock"), "--unixsocketperm", "700"]
+    # Bounded by what expires, the least used first: that is runs which have long been quiet, never a task.
+    command += ["--maxmemory", "512mb", "--maxmemory-policy", "volatile-lru"]
     command += [
         "--appendonly",
         "no",

@@ -26,6 +26,8 @@ class Environment:
     """True when DATABASE_URL is not set: Ratchet runs its own server."""
     embedded_redis: bool
     gateway_port: int
+    gateway_processes: int
+    """How many gateway processes share the port."""
     console_port: int
     policy_port: int
     otlp_endpoint: str
@@ -103,6 +105,13 @@ def read(variables: Mapping[str, str] = os.environ) -> Environment:
         embedded_postgres=not variables.get("DATABASE_URL"),
         embedded_redis=not variables.get("REDIS_URL"),
         gateway_port=_port(variables, "RATCHET_GATEWAY_PORT", 8400),
+        gateway_processes=_whole_number(
+            variables,
+            "RATCHET_GATEWAY_PROCESSES",
+            1,
+            at_most=64,
+            kind="a whole number of processes from 1 to 64",
+        ),
         console_port=_port(variables, "RATCHET_CONSOLE_PORT", 8401),
         policy_port=_port(variables, "RATCHET_POLICY_PORT", 8402),
         otlp_endpoint=variables.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),

@@ -59,6 +59,11 @@ def programs(env: Environment) -> list[Program]:
         alone = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         return celery("worker", "-n", f"{queue}@%h", "-Q", queue, "-c", "1", *alone)
 
+    gateway = [python, "-m", "gateway", *listen(env.gateway_port)]
+    gateways = [Program("gateway", gateway, 20)]
+    if env.gateway_processes > 1:
+        numbers = range(1, env.gateway_processes + 1)
+        gateways = [Program(f"gateway-{number}", [*gateway, "--share-port"], 20) for number in numbers]
     policy = [python, "-m", "workers.policy_server", "--base", str(env.base_model)]
     policy += ["--served-model-name", env.base_model.name, *listen(env.policy_port)]
     console = [python, "-m", "granian", "--interface", "wsgi", *listen(env.console_port)]
@@ -66,7 +71,7 @@ def programs(env: Environment) -> list[Program]:
     console += ["config.wsgi:application"]
     return [
         Program("policy", policy, 10),
-        Program("gateway", [python, "-m", "gateway", *listen(env.gateway_port)], 20),
+        *gateways,
         Program("ingest", [python, str(_repository() / "manage.py"), "ingest"], 20),
         Program("console", console, 20),
         Program("worker", worker("default"), 30),

@@ -36,6 +36,7 @@ from gateway.routing import (
     passthrough,
     plan,
 )
+from gateway.run_memory import RunMemory
 from gateway.run_names import Naming, named_run, run_name, split_path
 from gateway.snapshot import Source
 from gateway.snapshot_file import SnapshotFile
@@ -97,6 +98,7 @@ class Gateway:
         self._capture: Capture
         self._status: Status
         self._limiter: Limiter
+        self._run_memory: RunMemory
 
     def open(self) -> None:
         """Raises OSError when the spool cannot be opened."""
@@ -108,6 +110,7 @@ class Gateway:
             on_shipped=lambda shipped: self._lag.shipped(shipped.get(spool.boot, (0, 0))),
         )
         self._limiter = Limiter(self._redis_url, lambda: self._keeper.current.limits)
+        self._run_memory = RunMemory(self._redis_url)
         self._capture = Capture(
             spool=spool,
             metrics=self._metrics,
@@ -116,6 +119,7 @@ class Gateway:
             clock_us=_clock_us,
             is_strict=self._limits.is_strict,
             tracker=RunTracker(),
+            run_memory=self._run_memory,
         )
         self._status = Status(
             spool=spool,
@@ -124,17 +128,19 @@ class Gateway:
             metrics=self._metrics,
             breakers=self._breakers,
             limiter=self._limiter,
+            run_memory=self._run_memory,
             max_lag_s=self._limits.max_lag_s,
         )
         self._keeper.start()
         self._limiter.start()
+        self._run_memory.start()
         self._pool.start()
 
     async def close(self) -> None:
         """Once no exchange is under way."""
         self._keeper.stop()
         self._pool.stop()
-        await self._limiter.stop()
+        await asyncio.gather(self._limiter.stop(), self._run_memory.stop())
         await asyncio.to_thread(self._spool.close)
         await asyncio.to_thread(self._tracing.close)
 
@@ -216,7 +222,7 @@ class Gateway:
         document = _parsed(plain)
         asked = dialect.parse_request(document)
         name = run_name(Naming(request.headers, request.path_run_name, asked.metadata_run_id))
-        run = self._capture.guess_run(
+        run = await self._capture.find_run(
             request.caller, asked.messages, name=name, retry_count=request.retry_count
         )
         destinations = plan(

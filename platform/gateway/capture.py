@@ -16,6 +16,7 @@ from gateway.dialects.base import Dialect
 from gateway.limiter import Limiter
 from gateway.metrics import Metrics
 from gateway.routing import Destination
+from gateway.run_memory import RunMemory
 from gateway.snapshot import Caller
 from kernel.ids import uuid7
 from telemetry.models import CallOutcome
@@ -42,7 +43,7 @@ class RunGuess:
 
 @dataclass(frozen=True, kw_only=True)
 class Capture:
-    """What the calls of one process share: spool, tracker, limits, counters."""
+    """What the calls of one process share: spool, tracker, memory of runs, limits, counters."""
 
     spool: Spool
     metrics: Metrics
@@ -52,19 +53,39 @@ class Capture:
     is_strict: bool
     """The answer's last byte waits until the end record is on the disk."""
     tracker: RunTracker
+    run_memory: RunMemory
 
-    def guess_run(
+    async def find_run(
         self, caller: Caller, messages: Sequence[Mapping[str, Any]], *, name: str, retry_count: int
     ) -> RunGuess:
-        """The named run, the run that the messages continue, or a new one."""
+        """The named run, the run that the messages continue, or a new one. Waits only where this process is at a loss
+        and another gateway may know."""
+        hashes = self.hashes(messages)
+        if hashes is not None and not name and self.tracker.is_at_a_loss(caller.key_id, hashes, retry_count):
+            found = await self.run_memory.find(caller.key_id, hashes.parents)
+            if found is not None:
+                self.tracker.heard(caller.key_id, *found)
+        return self.guess_run(caller, hashes, name=name, retry_count=retry_count)
+
+    def guess_run(
+        self, caller: Caller, hashes: Hashes | None, *, name: str = "", retry_count: int = 0
+    ) -> RunGuess:
+        """The same from what this process knows, at once."""
+        if name:
+            return RunGuess(run_names.named_run(caller.key_id, name), name, hashes)
         try:
-            hashes = roll(messages) if messages else None
-            if name:
-                return RunGuess(run_names.named_run(caller.key_id, name), name, hashes)
             return RunGuess(self.tracker.open(caller.key_id, hashes, retry_count).run_id, "", hashes)
         except Exception:
             self.failed("the run could not be guessed")
-            return RunGuess(run_names.named_run(caller.key_id, name) if name else uuid7(), name)
+            return RunGuess(uuid7(), "", hashes)
+
+    def hashes(self, messages: Sequence[Mapping[str, Any]]) -> Hashes | None:
+        """What the messages say about where they come from; None when there are none."""
+        try:
+            return roll(messages) if messages else None
+        except Exception:
+            self.failed("the messages could not be hashed")
+            return None
 
     def begin(
         self, record: BeginRecord, caller: Caller, *, dialect: Dialect | None, trace: tuple[str, str]
@@ -202,7 +223,9 @@ class CallCapture:
         record = EndRecord(**known)
         try:
             if record.echo_hash is not None and begin.run_hint is not None:
-                capture.tracker.answered(begin.api_key_id, begin.run_hint, record.echo_hash)
+                answer = begin.api_key_id, begin.run_hint, record.echo_hash
+                capture.tracker.answered(*answer)
+                capture.run_memory.answered(*answer)
             capture.limiter.charge(
                 self._caller,
                 tokens=(record.prompt_tokens or 0) + (record.completion_tokens or 0),

@@ -12,19 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from uuid import UUID, uuid4
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from gateway.limits import Counters, Exceeded, Limit, Window
+from gateway.shared_redis import RECONNECT_INTERVAL_S, SOCKET_TIMEOUT_S, connect
 from gateway.snapshot import Caller
 
 log = logging.getLogger(__name__)
 
 EXCHANGE_INTERVAL_S = 0.1
-RECONNECT_INTERVAL_S = 1.0
-SOCKET_TIMEOUT_S = 0.5
 WINDOWS_AT_ONCE = 100
 """Of one round trip: what is sent and read in one go holds up the calls of this process for a millisecond or two."""
 
@@ -46,12 +42,7 @@ class Limiter:
         self._counters = Counters()
         self._process = uuid4().hex
         """A restarted process is another one: its predecessor's counts stay in Redis beside its own."""
-        self._redis = Redis.from_url(
-            redis_url.replace("redis+socket://", "unix://", 1),  # Celery's spelling of it
-            socket_timeout=SOCKET_TIMEOUT_S,
-            socket_connect_timeout=SOCKET_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._redis = connect(redis_url)
         self._task: asyncio.Task[None] | None = None
         self.is_alone = False
         """Redis is away, and the counts are this process's own."""

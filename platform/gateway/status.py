@@ -13,6 +13,7 @@ from gateway.keeper import SnapshotKeeper
 from gateway.lag import ShippingLag
 from gateway.limiter import Limiter
 from gateway.metrics import Family, Metrics, by, exposition
+from gateway.run_memory import RunMemory
 from gateway.wire.exchange import Exchange
 from telemetry.spool import Spool
 
@@ -27,6 +28,7 @@ class Status:
     metrics: Metrics
     breakers: Breakers
     limiter: Limiter
+    run_memory: RunMemory
     max_lag_s: float
     """A gateway whose oldest record waits longer than this to be shipped says that it is not ready."""
 
@@ -73,6 +75,11 @@ class Status:
         ]
         alone = float(self.limiter.is_alone)
         return [
+            Family(
+                "process_info",
+                "Which process answers: its spool's name.",
+                [({"process": self.spool.process}, 1)],
+            ),
             Family("spool_bytes", "Bytes of this process's spool.", [({}, self.spool.size_bytes)]),
             Family("capture_losses_total", "Records that could not be kept.", [({}, self.spool.losses)]),
             Family(
@@ -104,6 +111,11 @@ class Status:
             ),
             Family("breaker_open", "1 while calls go elsewhere first, or a probe is due.", breakers),
             Family("limits_alone", "1 while limits are not shared over Redis.", [({}, alone)]),
+            Family(
+                "run_lookups_total",
+                "Calls whose run had to be looked up in Redis, by result.",
+                by("result", self.run_memory.lookups),
+            ),
         ]
 
     def _lag_s(self) -> float:

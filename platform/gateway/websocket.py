@@ -228,7 +228,7 @@ class _Turns:
             document = event if is_responses else {"model": self._model}
             asked = dialect.parse_request({"model": self._model, **document})
             run = self._run or self._capture.guess_run(
-                self._request.caller, asked.messages, name="", retry_count=0
+                self._request.caller, self._capture.hashes(asked.messages)
             )
             record = self._request.begin_record(
                 run,

@@ -4,8 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 from openai import OpenAI
 
+from config import embedded
+from config.environment import Environment, read
 from release.routing import Route, Target
 from tests.fakes.served_gateway import ServedGateway, Tenant, served_gateway
 from tests.fakes.upstream import RUNS, FakeUpstream, fake_upstream
@@ -37,6 +40,19 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedGateway]
 def tenant(gateway: ServedGateway, upstream: FakeUpstream) -> Tenant:
     """A project whose calls go to the upstream."""
     return gateway.add_tenant(upstream=f"{upstream.origin}/v1", credential=CREDENTIAL)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Environment]:
+    """A Redis of the test's own, that it may stop and empty; `tmp_path` is its home."""
+    environment = read({"RATCHET_HOME": str(tmp_path), "DATABASE_URL": "postgresql://unused/unused"})
+    embedded.start(environment)
+    yield environment
+    embedded.stop(environment)
+
+
+def redis_client(store: Environment) -> "redis.Redis":
+    return redis.Redis(unix_socket_path=str(store.sockets / "redis.sock"))
 
 
 @pytest.fixture

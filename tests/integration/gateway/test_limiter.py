@@ -2,37 +2,22 @@
 
 import asyncio
 import logging
-import socket
-import threading
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
 import pytest
-import redis
 
 from config import embedded
-from config.environment import Environment, read
+from config.environment import Environment
 from gateway.limiter import Limiter
 from gateway.limits import Limit, Measure
 from gateway.snapshot import Caller
+from tests.fakes.silent_redis import silent_redis
+from tests.integration.gateway.conftest import redis_client as client
 
 NOW_S = 1_800_000_030.0
 CALLER = Caller(uuid4(), uuid4())
 HUNDRED = Limit(id=uuid4(), subject="project", measure=Measure.REQUESTS, amount=100, window_s=3600)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Environment]:
-    """A Redis of the test's own, that it may stop and empty."""
-    environment = read({"RATCHET_HOME": str(tmp_path), "DATABASE_URL": "postgresql://unused/unused"})
-    embedded.start(environment)
-    yield environment
-    embedded.stop(environment)
-
-
-def client(store: Environment) -> "redis.Redis":
-    return redis.Redis(unix_socket_path=str(store.sockets / "redis.sock"))
 
 
 class Gateways:
@@ -174,29 +159,13 @@ def test_a_flushed_redis_is_told_again(store: Environment) -> None:
 
 
 def test_a_redis_that_never_answers_holds_up_nothing() -> None:
-    """It accepts connections and stays silent, at an address of TCP."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        accepted: list[socket.socket] = []
-
-        def accept() -> None:
-            try:
-                while True:
-                    accepted.append(silent.accept()[0])
-            except OSError:
-                pass  # closed at the end
-
-        thread = threading.Thread(target=accept, daemon=True)
-        thread.start()
+    with silent_redis() as silent:
 
         async def steps(gateways: Gateways) -> None:
             limiter = gateways.start()
             assert let_through(limiter, 120) == 100
             await until(lambda: limiter.is_alone)
-            assert accepted
+            assert silent.accepted
             assert is_full(limiter)
 
-        scenario(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", steps)
-        silent.shutdown(socket.SHUT_RDWR)
-    thread.join(5)
-    for connection in accepted:
-        connection.close()
+        scenario(silent.url, steps)

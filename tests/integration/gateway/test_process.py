@@ -9,9 +9,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from uuid import UUID
 
 import httpx
 import psycopg
@@ -23,6 +25,7 @@ from openai import OpenAI
 from accounts import services as accounts
 from accounts.models import Project
 from audit.actions import Actor
+from config.environment import Environment
 from gateway import services as routing
 from gateway.services import TargetSetting, set_upstream
 from kernel import clock
@@ -30,8 +33,8 @@ from kernel.notify import ROUTES_CHANGED, notify
 from telemetry.records import BeginRecord, EndRecord, SignalRecord
 from telemetry.spool import segments
 from tests.fakes.served_gateway import free_port, wait_until
-from tests.fakes.upstream import Behaviour, FakeUpstream, fake_upstream
-from tests.integration.gateway.conftest import CREDENTIAL, OPENING
+from tests.fakes.upstream import RUNS, Behaviour, FakeUpstream, fake_upstream
+from tests.integration.gateway.conftest import CREDENTIAL, OPENING, redis_client
 
 ACTOR = Actor.service("test")
 
@@ -233,6 +236,54 @@ def test_a_gateway_killed_and_started_while_the_database_is_away_serves_what_was
 def revoke_all_but(key: str, project: Project) -> None:
     for entry in project.api_keys.exclude(prefix=key[:10]):
         accounts.revoke_api_key(key=entry, actor=ACTOR, now=clock.now())
+
+
+def test_a_run_that_alternates_between_two_processes_stays_one_run_on_one_target(
+    project: Project, upstream: FakeUpstream, store: Environment, tmp_path: Path
+) -> None:
+    """Two processes of one home and one Redis. One run is played twice, word for word: the second is another run."""
+    key = make_key(project)
+    use_upstream(project, upstream.origin)
+    routing.set_alias(
+        name="smart",
+        targets=[TargetSetting(upstream="provider", model=model) for model in ("gpt-one", "gpt-two")],
+        project=project,
+        actor=ACTOR,
+        now=clock.now(),
+    )
+    played = list({json.dumps(run["traj"][:3]): run["traj"] for run in RUNS}.values())[:12]
+    runs: dict[str, set[str]] = {}
+    with process(tmp_path, free_port()) as (one, _), process(tmp_path, free_port()) as (two, _):
+        for trajectory in [played[0], *played]:
+            turns = [index for index, message in enumerate(trajectory) if message["role"] == "assistant"][:5]
+            assert len(turns) >= 3
+            told, targets = [], set()
+            for turn, origin in zip(turns, cycle([one, two]), strict=False):
+                answer = httpx.post(
+                    f"{origin}/v1/chat/completions",
+                    headers={"authorization": f"Bearer {key}"},
+                    json={"model": "smart", "messages": trajectory[:turn]},
+                )
+                assert answer.status_code == 200
+                told.append(answer.headers["x-ratchet-run-id"])
+                targets.add(json.loads(upstream.received[-1].body)["model"])
+                run_id = UUID(told[-1]).bytes
+                # Telling takes a few milliseconds; a caller on the same machine can be quicker.
+                wait_until(lambda run_id=run_id, told=told: stored_values(store).count(run_id) == len(told))
+            assert len(set(told)) == len(targets) == 1
+            assert told[0] not in runs
+            runs[told[0]] = targets
+        assert set.union(*runs.values()) == {"gpt-one", "gpt-two"}
+        pages = [httpx.get(f"{origin}/metrics").text for origin in (one, two)]
+        assert 'run_lookups_total{result="found"} 13' in pages[1]
+        assert ['process_info{process="gateway-1"} 1' in page for page in pages] == [True, False]
+
+
+def stored_values(store: Environment) -> list[Any]:
+    client = redis_client(store)
+    names: Any = client.keys("ratchet:run:*")
+    values: Any = client.mget(names) if names else []
+    return list(values)
 
 
 def test_an_occupied_port_is_one_sentence() -> None:

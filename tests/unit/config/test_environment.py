@@ -27,6 +27,7 @@ TOLD = {
     "RATCHET_CAPTURE_SYNC": "strict",
     "RATCHET_MAX_LAG_S": "60",
     "RATCHET_RETENTION_MONTHS": "13",
+    "RATCHET_GATEWAY_PROCESSES": "4",
 }
 
 
@@ -39,6 +40,7 @@ def test_what_is_told_is_taken() -> None:
         embedded_postgres=False,
         embedded_redis=False,
         gateway_port=9000,
+        gateway_processes=4,
         console_port=9001,
         policy_port=65535,
         otlp_endpoint="http://collector.example.com:4318",
@@ -78,6 +80,7 @@ NO_VALUE = {
     "_CONTENT": ("2", "true", "off"),
     "_DISCONNECT": ("1", "DRAIN"),
     "_SYNC": ("1", "Strict"),
+    "_PROCESSES": ("0", "65", "-1", "1.5", "two"),
 }
 """Kind of a variable, by how its name ends -> texts that are no value of it."""
 

@@ -170,6 +170,32 @@ def test_a_retry_stays_in_the_run_of_its_first_attempt():
     assert call(tracker, [GOOD_DAY], HI, retry=1) != run_id  # its first attempt was never seen
 
 
+def test_what_another_process_saw_is_continued_like_ones_own():
+    elsewhere, here = RunTracker(), RunTracker()
+    run_id = call(elsewhere, [HELLO], HI)
+    second = roll([HELLO, HI, HELLO])
+    assert not here.is_at_a_loss(KEY, roll([HELLO]))  # an opening: nobody can know better
+    assert here.is_at_a_loss(KEY, second)
+    here.heard(KEY, run_id, second.parents[0])
+    assert not here.is_at_a_loss(KEY, second)
+    assert call(here, [HELLO, HI, HELLO], GOOD_DAY) == run_id
+    assert not here.is_at_a_loss(KEY, roll([HELLO, HI, HELLO, GOOD_DAY, HELLO]))
+
+
+def test_an_answer_that_was_continued_may_since_belong_to_an_equal_run_elsewhere():
+    elsewhere, here = RunTracker(), RunTracker()
+    second = roll([HELLO, HI, HELLO])
+    runs = []
+    for _ in range(2):
+        runs.append(call(elsewhere, [HELLO], HI))
+        assert here.is_at_a_loss(KEY, second)
+        here.heard(KEY, runs[-1], second.parents[0])
+        assert call(here, [HELLO, HI, HELLO], None) == runs[-1]
+        assert not here.is_at_a_loss(KEY, second, retry_count=1)
+    here.heard(KEY, runs[1], second.parents[0])  # nothing new: a fork of the same run
+    assert here.is_at_a_loss(KEY, second)
+
+
 def test_the_tracker_forgets_the_longest_unused():
     tracker = RunTracker(capacity=10)
     old = call(tracker, [HELLO], HI)
