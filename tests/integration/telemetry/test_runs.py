@@ -174,6 +174,22 @@ def test_a_child_waits_for_its_parent_and_not_for_ever(make_call, tenant, now):
     assert (orphan.step.reason, orphan.step.confidence) == ("orphan", 0.5)
 
 
+def test_a_run_that_two_gateways_told_alike_keeps_its_id_whichever_spool_comes_first(make_call, tenant, now):
+    """Each of the two answered a run that is equal to the other's, word for word."""
+    opening, told = [SYSTEM, HELLO], [uuid7(), uuid7()]
+    soon = now + timedelta(seconds=4)
+    children = [
+        make_call([*opening, HI, ASK], DONE, at=2 + turn, run_hint=told[turn], process=f"gateway-{2 - turn}")
+        for turn in (0, 1)
+    ]
+    assert place(tenant, soon) == 0
+    parents = [
+        make_call(opening, HI, at=turn, run_hint=told[turn], process=f"gateway-{1 + turn}") for turn in (0, 1)
+    ]
+    assert place(tenant, soon) == 4
+    assert [run_of(call).id for call in parents] == [run_of(call).id for call in children] == told
+
+
 def test_a_late_call_makes_a_new_revision_of_a_closed_run(make_call, tenant, now):
     opening = [SYSTEM, HELLO]
     call = make_call(opening, HI)
