@@ -8,11 +8,11 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import cast
 
 import httptools
 
 from gateway.wire.exchange import Header
+from gateway.wire.line import Line
 from gateway.wire.origin import Origin
 
 MAX_WAITING_BYTES = 256 << 10
@@ -54,7 +54,7 @@ class TooSlow(UpstreamFailure):
     """Nothing came for as long as was allowed."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(Line):
     """One connection to an upstream. `send`, then `head`, then `read` until it is empty, then `release`."""
 
     def __init__(
@@ -64,8 +64,7 @@ class Connection(asyncio.Protocol):
         on_idle: Callable[["Connection"], None],
         on_lost: Callable[["Connection"], None],
     ) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.transport: asyncio.Transport
+        super().__init__()
         self.origin = origin
         self.deadline = 0.0
         """Loop time at which a wait is over; 0.0 while none is limited."""
@@ -78,7 +77,6 @@ class Connection(asyncio.Protocol):
         """Of the answer, as they came."""
         self.has_head = False
         self.is_complete = False
-        self.is_lost = False
         self._on_idle = on_idle
         self._on_lost = on_lost
         self._is_reused = False
@@ -92,19 +90,8 @@ class Connection(asyncio.Protocol):
         self._failure: UpstreamFailure | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._upload: asyncio.Task[None] | None = None
-        self.is_choked = False
-        self._drained: asyncio.Future[None] | None = None
-        self._is_paused = False
-        self._tunnel: Callable[[bytes], None] | None = None
-        self._early = b""
-        self.on_tunnel_lost: Callable[[], None] | None = None
-        self.on_writable: Callable[[], None] | None = None
-        """In a tunnel: called once, when the upstream takes more again."""
 
     # What the loop says.
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         if self._tunnel is not None:
@@ -124,11 +111,8 @@ class Connection(asyncio.Protocol):
             self._fail(Cut(sentence) if self.has_head else HungUp(sentence))
         self._wake()
 
-    def eof_received(self) -> bool:
-        return False
-
     def connection_lost(self, exc: Exception | None) -> None:
-        self.is_lost = True
+        super().connection_lost(exc)
         self._keeps_alive = False
         self._on_lost(self)
         if self.has_head and self._ends_with_connection and exc is None:
@@ -141,21 +125,6 @@ class Connection(asyncio.Protocol):
             else:
                 self._failure = HungUp("it closed the connection without an answer")
         self._wake()
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
-        if self.on_tunnel_lost is not None:
-            self.on_tunnel_lost()
-
-    def pause_writing(self) -> None:
-        self.is_choked = True
-
-    def resume_writing(self) -> None:
-        self.is_choked = False
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
-        if self.on_writable is not None:
-            self.on_writable()
-            self.on_writable = None
 
     # What the parser says.
 
@@ -267,16 +236,6 @@ class Connection(asyncio.Protocol):
     def has_piece(self) -> bool:
         return bool(self._pieces)
 
-    def pause_reading(self) -> None:
-        if not self._is_paused and not self.is_lost:
-            self._is_paused = True
-            self.transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        if self._is_paused and not self.is_lost:
-            self._is_paused = False
-            self.transport.resume_reading()
-
     def release(self) -> None:
         """Give the connection back: kept when it can serve another request, closed otherwise."""
         self.deadline = 0.0
@@ -304,13 +263,6 @@ class Connection(asyncio.Protocol):
         if self.deadline:
             self.deadline = min(self.deadline, latest)
 
-    def tunnel(self, receive: Callable[[bytes], None]) -> None:
-        """After a 101: the connection's bytes go to `receive`, those that came with the head first."""
-        self._tunnel = receive
-        early, self._early = self._early, b""
-        if early:
-            receive(early)
-
     def expire(self) -> None:
         """The wait under way has taken too long."""
         self._fail(TooSlow("it sent nothing for as long as was allowed"))
@@ -330,17 +282,12 @@ class Connection(asyncio.Protocol):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    async def _drain(self) -> None:
-        while self.is_choked and not self.is_lost:
-            self._drained = self.loop.create_future()
-            await self._drained
-
     async def _send_large(self, body: bytes) -> None:
         """Piece by piece, so that writing one large body does not hold up the other calls."""
         view = memoryview(body)
         for start in range(0, len(view), _LARGE_BODY_BYTES):
             self.transport.write(view[start : start + _LARGE_BODY_BYTES])
-            await self._drain()
+            await self.drain()
             if self.is_lost:
                 return
 
@@ -350,7 +297,7 @@ class Connection(asyncio.Protocol):
                 if self.is_lost:
                     return
                 self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if is_chunked else piece)
-                await self._drain()
+                await self.drain()
             if is_chunked and not self.is_lost:
                 self.transport.write(b"0\r\n\r\n")
         finally:

@@ -7,11 +7,11 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import cast
 
 import httptools
 
 from gateway.wire.exchange import REASONS, CallerGone, Exchange, Header
+from gateway.wire.line import Line
 
 MAX_HEAD_BYTES = 64 << 10
 """Of a request line with its headers; more is answered with 431."""
@@ -24,14 +24,11 @@ SWEEP_INTERVAL_S = 5.0
 Handler = Callable[[Exchange], Awaitable[None]]
 
 
-class Connection(asyncio.Protocol):
+class Connection(Line):
     """One caller's connection: requests are handled one after the other by one task."""
 
     def __init__(self, handler: Handler, connections: "dict[Connection, asyncio.Event]") -> None:
-        self.loop = asyncio.get_running_loop()
-        self.transport: asyncio.Transport
-        self.is_choked = False
-        """The caller does not take what was written."""
+        super().__init__()
         self._handler = handler
         self._connections = connections
         self._parser = httptools.HttpRequestParser(self)
@@ -43,26 +40,17 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[Exchange] = deque()
         self._current: Exchange | None = None
         self._next: asyncio.Future[None] | None = None
-        self._drained: asyncio.Future[None] | None = None
-        self._is_paused = False
         self._is_stopping = False
-        self._is_lost = False
         self._refusal: int | None = None
         self._again = b""
         """The head of a request whose offer to upgrade is passed over."""
         self._is_upgrading = False
-        self._early = b""
-        """What came behind the head of a request to upgrade."""
-        self._tunnel: Callable[[bytes], None] | None = None
-        self.on_tunnel_lost: Callable[[], None] | None = None
-        self.on_writable: Callable[[], None] | None = None
-        """In a tunnel: called once, when the caller takes more again."""
         self._quiet_since = self.loop.time()
 
     # What the loop says.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+        super().connection_made(transport)
         self._connections[self] = asyncio.Event()
         self._task = self.loop.create_task(self._serve())
 
@@ -91,11 +79,8 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError:
             self._refuse(431 if self._head_bytes > MAX_HEAD_BYTES else 400)
 
-    def eof_received(self) -> bool:
-        return False
-
     def connection_lost(self, exc: Exception | None) -> None:
-        self._is_lost = True
+        super().connection_lost(exc)
         self._connections.pop(self).set()
         current = self._current
         if current is not None and not current.is_finished:
@@ -107,21 +92,6 @@ class Connection(asyncio.Protocol):
                 self._task.cancel()
         elif current is None:
             self._task.cancel()
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
-        if self.on_tunnel_lost is not None:
-            self.on_tunnel_lost()
-
-    def pause_writing(self) -> None:
-        self.is_choked = True
-
-    def resume_writing(self) -> None:
-        self.is_choked = False
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
-        if self.on_writable is not None:
-            self.on_writable()
-            self.on_writable = None
 
     # What the parser says.
 
@@ -173,28 +143,9 @@ class Connection(asyncio.Protocol):
             self._incoming = None
         self._head_bytes = 0
 
-    # What exchanges ask for.
-
-    def pause_reading(self) -> None:
-        if not self._is_paused and not self._is_lost:
-            self._is_paused = True
-            self.transport.pause_reading()
-
     def resume_reading(self) -> None:
-        if self._is_paused and len(self._waiting) <= 1 and not self._is_lost:
-            self._is_paused = False
-            self.transport.resume_reading()
-
-    async def drain(self) -> None:
-        while self.is_choked and not self._is_lost:
-            self._drained = self.loop.create_future()
-            await self._drained
-
-    def tunnel(self, receive: Callable[[bytes], None]) -> None:
-        self._tunnel = receive
-        early, self._early = self._early, b""
-        if early:
-            receive(early)
+        if len(self._waiting) <= 1:  # requests sent ahead wait in the socket
+            super().resume_reading()
 
     # The connection's own life.
 
@@ -215,11 +166,11 @@ class Connection(asyncio.Protocol):
                 if not exchange.is_finished:
                     exchange.cut()
                     return
-                if not exchange.keeps_alive or not exchange.is_read or self._is_lost:
+                if not exchange.keeps_alive or not exchange.is_read or self.is_lost:
                     break
                 self._current = None
         except (asyncio.CancelledError, CallerGone):
-            if not self._is_lost:
+            if not self.is_lost:
                 self.transport.abort()
             return
         if self._tunnel is None:
@@ -240,7 +191,7 @@ class Connection(asyncio.Protocol):
         self._wake_next()
 
     def _say_refusal(self) -> None:
-        if self._refusal is None or self._is_lost:
+        if self._refusal is None or self.is_lost:
             return
         said = {400: "This is not a valid HTTP/1.1 request.", 431: "The request's headers are too large."}
         body = b'{"error":{"message":"%b","type":"invalid_request_error","param":null,"code":null}}' % (
