@@ -160,7 +160,6 @@ class Spool:
         """How often losses may still be told before the next housekeeping; each becomes a row of its own."""
         self._retired: list[int] = []
         self._waiting: Future[None] | None = None
-        self._wake = threading.Event()
         self._urgent = threading.Event()
         self._is_dirty = False
         self._is_closed = False
@@ -219,9 +218,7 @@ class Spool:
             self._sequence += 1
             if kept is not record:
                 self._note(sequence, Shed.BODY)
-        if not self._is_dirty:
-            self._is_dirty = True
-            self._wake.set()
+        self._is_dirty = True
         return sequence
 
     def synced(self) -> "Future[None]":
@@ -234,14 +231,12 @@ class Spool:
             waiting = self._waiting
         self._is_dirty = True
         self._urgent.set()
-        self._wake.set()
         return waiting
 
     def close(self) -> None:
         """Write pending losses, sync, give the name back."""
         self._is_closed = True
         self._urgent.set()
-        self._wake.set()
         self._syncer.join()
         os.close(self._file)
         os.close(self._name_lock)
@@ -399,12 +394,12 @@ class Spool:
         """One turn. The fsync comes first: nothing else that fails may stand in its way."""
         if self._is_dirty:
             self._sync()
-            # Whatever arrives in this pause shares one fsync. Who waits for it ends the pause.
-            self._urgent.wait(self._fsync_interval_s)
         if time.monotonic() >= self._housekeeping_due_s:
             self._housekeeping_due_s = time.monotonic() + HOUSEKEEPING_INTERVAL_S
             self._keep_house()
-        self._wake.wait(max(0.0, self._housekeeping_due_s - time.monotonic()))
+        # Whatever arrives in this pause shares one fsync; who waits for it ends the pause. Nobody else does: to wake a
+        # thread for each record would cost the call that the record is about more than the record itself.
+        self._urgent.wait(self._fsync_interval_s)
 
     def _finish(self) -> None:
         with self._mutex:
@@ -427,7 +422,6 @@ class Spool:
         """One fsync for all who wait. Raises what it met, once they have been told."""
         with self._mutex:
             # Cleared before the fsync: a record that arrives during it asks for another one.
-            self._wake.clear()
             self._urgent.clear()
             self._is_dirty = False
             retired, self._retired = self._retired, []

@@ -450,7 +450,6 @@ def test_a_thread_that_cannot_wait_goes_on_syncing(tmp_path: Path, monkeypatch: 
 
     spool = Spool(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(spool._wake, "wait", refuse)
         patch.setattr(spool._urgent, "wait", refuse)
         for _ in range(3):
             spool.append(signal())
@@ -475,7 +474,7 @@ def test_many_wait_for_one_fsync_and_none_can_cancel_it_for_the_others(
     spool = Spool(tmp_path)
     monkeypatch.setattr("telemetry.spool.os.fsync", sync)
     spool.append(signal())
-    wait_until(lambda: not spool._wake.is_set())  # an fsync is under way; who asks now needs the next one
+    wait_until(lambda: not spool._is_dirty)  # an fsync is under way; who asks now needs the next one
 
     async def wait_together() -> None:
         waiting = [asyncio.wrap_future(spool.synced()) for _ in range(1000)]
