@@ -28,6 +28,8 @@ KEPT_FOR_S = 1800
 """How long a run may pause and still be known to a gateway that has not seen it."""
 ANSWERS_AT_ONCE = 1000
 """Of one round trip; Redis is busy with them for about a millisecond."""
+CALLS_AT_ONCE = 64
+"""Of one round trip: calls that look up their runs, each with up to 16 names."""
 MAX_UNTOLD = 10_000
 """Answers that wait until Redis is back; the newest ones."""
 
@@ -49,6 +51,9 @@ class RunMemory:
         self._redis = connect(redis_url)
         self._untold: dict[bytes, UUID] = {}
         """By `name_of` the answer, oldest first."""
+        self._asked: list[tuple[list[bytes], asyncio.Future[Sequence[object] | None]]] = []
+        """Calls that wait for what Redis holds under these names; None says that it did not answer."""
+        self._asking: asyncio.Task[None] | None = None
         self._is_due = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.is_away = False
@@ -86,16 +91,42 @@ class RunMemory:
         if self.is_away:
             self.lookups["failed"] += 1
             return None
+        answer = asyncio.get_running_loop().create_future()
+        self._asked.append(([name_of(key_id, echo) for echo in echoes], answer))
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask(), name="run lookups")
+        values = None
         try:
             async with asyncio.timeout(LOOKUP_LIMIT_S):
-                values = await self._redis.mget([b"ratchet:run:" + name_of(key_id, echo) for echo in echoes])
-            found = first_told(echoes, values)
-        except Exception as error:  # whatever it is, the call goes on with what is known here
-            self.lookups["failed"] += 1
+                values = await answer
+        except TimeoutError as error:
             self._lost(error)
+        if values is None:
+            self.lookups["failed"] += 1
             return None
+        found = first_told(echoes, values)
         self.lookups["found" if found else "missed"] += 1
         return found
+
+    async def _ask(self) -> None:
+        """Answer all that ask, one round trip at a time; who asks meanwhile shares the next one.
+
+        After a restart no run under way is known, and many calls ask at once. A command for each would take longer than
+        they may wait, and a connection for each a millisecond of the event loop."""
+        while self._asked:
+            due = [entry for entry in self._asked[:CALLS_AT_ONCE] if not entry[1].done()]
+            del self._asked[:CALLS_AT_ONCE]
+            names = [b"ratchet:run:" + name for wanted, _ in due for name in wanted]
+            values = None
+            try:
+                async with asyncio.timeout(LOOKUP_LIMIT_S):
+                    values = iter(await self._redis.mget(names) if names else ())
+            except Exception as error:  # whatever it is, the calls go on with what is known here
+                self._lost(error)
+            for wanted, answer in due:
+                held = None if values is None else list(islice(values, len(wanted)))
+                if not answer.done():
+                    answer.set_result(held)
 
     async def _keep_telling(self) -> None:
         while True:

@@ -81,6 +81,19 @@ def test_more_than_fits_one_round_trip_is_told(store: Environment) -> None:
     scenario(store.redis_url, steps)
 
 
+def test_many_calls_at_a_loss_at_once_are_all_answered(store: Environment) -> None:
+    """As after the restart of a gateway: no call that is under way is known to it."""
+
+    async def steps(first: RunMemory, second: RunMemory) -> None:
+        first.answered(KEY, RUN, ECHO)
+        await until(lambda: told(store) == 1)
+        found = await asyncio.gather(*(second.find(KEY, [UNKNOWN, ECHO]) for _ in range(101)))
+        assert found == [(RUN, ECHO)] * 101
+        assert not second.is_away
+
+    scenario(store.redis_url, steps)
+
+
 def test_a_gateway_that_ends_tells_what_it_has_not_told_yet(store: Environment) -> None:
     async def run() -> None:
         memory = RunMemory(store.redis_url)
