@@ -48,7 +48,7 @@ format: $(READY) ## let ruff format and fix
 
 test: check ## the whole test suite
 	@$(MAKE) --no-print-directory browser
-	RATCHET_HOME=$(TEST_HOME) $(BIN)/python -m pytest --durations=10 tests
+	RATCHET_HOME=$(TEST_HOME) $(BIN)/python -m pytest --durations=25 tests
 
 test-fast: $(READY) ## unit tests only: no database, seconds
 	RATCHET_HOME=$(TEST_HOME) $(BIN)/python -m pytest tests/unit tests/architecture

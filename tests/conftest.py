@@ -2,12 +2,17 @@
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 from django.conf import settings
 from django.db import connection
 from pytest_django import DjangoDbBlocker
 
 from config import embedded
+
+# No example may fail because the machine is busy: time is the business of `make bench`.
+hypothesis.settings.register_profile("ratchet", deadline=None)
+hypothesis.settings.load_profile("ratchet")
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,10 @@ FLAGS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    """One browser a module, not a session: Playwright's loop counts as running in this thread for as long as it lives,
+    and no other test could call `asyncio.run` then."""
     if not CHROMIUM.exists():
         pytest.skip("no /usr/bin/chromium: `apt-get install chromium` makes the browser tests run")
     # Playwright's loop lives in this thread: Django must be told that tests alone call the ORM.

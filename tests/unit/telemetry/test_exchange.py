@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry.exchange import answer_message, offered_tools, request_messages, sampled_tokens
@@ -178,7 +178,6 @@ def test_tokens_of_our_own_nodes_whole_and_streamed():
 
 
 @given(value=json_values | st.binary(max_size=20), dialect=st.sampled_from(DIALECTS))
-@settings(deadline=None)
 def test_no_bytes_raise(value, dialect):
     body = value if isinstance(value, bytes) else json.dumps(value).encode()
     event = b"data: " + body + b"\n\n"

@@ -45,7 +45,7 @@ messages = st.fixed_dictionaries(
     },
 )
 conversations = st.lists(messages, max_size=4)
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 
 
 @pytest.fixture(scope="module")
