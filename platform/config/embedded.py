@@ -19,6 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from config.environment import Environment
 
@@ -80,7 +82,9 @@ def _make_socket_folder(folder: Path) -> None:
 
 
 def _redis(environment: Environment) -> "redis.Redis":
-    return redis.Redis(unix_socket_path=str(environment.sockets / "redis.sock"), socket_timeout=5)
+    """Without the client's own retries, which sleep for seconds: that nobody answers is what is asked here."""
+    socket = str(environment.sockets / "redis.sock")
+    return redis.Redis(unix_socket_path=socket, socket_timeout=5, retry=Retry(NoBackoff(), 0))
 
 
 def _redis_answers(environment: Environment) -> bool:
