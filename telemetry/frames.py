@@ -130,8 +130,9 @@ class _Window:
         """Whether the file has `size` bytes from `at` on; they are in memory then."""
         end = self._start + len(self._data)
         if at + size > end:
-            # A damaged length may ask for gigabytes: never read for more than there is.
             unread = os.fstat(self._file.fileno()).st_size - end
+            if unread <= 0 or (size > BLOCK_BYTES and at + size > end + unread):
+                return False  # a damaged length may ask for gigabytes, at one place after the other
             more = self._file.read(max(0, min(max(at + size - end, BLOCK_BYTES), unread)))
             self._data = self._data[at - self._start :] + more
             self._start = at

@@ -57,6 +57,7 @@ class Provider(BaseHTTPRequestHandler):
     """Answers as recorded: JSON with its length, streams in chunks that fall where they fall."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     asked: list[bytes]
 
     def _answer(self) -> None:
