@@ -161,6 +161,11 @@ class CallCapture:
         self._destination: Destination | None = None
         self._hidden: tuple[str, ...] = ()
 
+    @property
+    def is_strict(self) -> bool:
+        """The answer's last byte has to wait for the disk."""
+        return self._capture.is_strict
+
     def sent(self, destination: Destination, hidden: tuple[str, ...]) -> None:
         """The call is about to be sent there, for the first time or again; `hidden` is what the gateway asks for on
         its own account."""

@@ -71,6 +71,9 @@ class Connection(Line):
         self.latest = math.inf
         """Loop time after which no wait goes on, however long the single one may be."""
         self.idle_since = 0.0
+        self.pass_on: Callable[[bytes], bool] | None = None
+        """Offered, while `read` waits, each piece that is not the last; what it takes (True) is not read. To wake a
+        task for a piece costs more than everything else that is done with it."""
         self.status = 0
         self.reason = b""
         self.headers: list[Header] = []
@@ -89,6 +92,8 @@ class Connection(Line):
         self._ends_with_connection = False
         self._failure: UpstreamFailure | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._is_reading = False
+        self._read_timeout_s = 0.0
         self._upload: asyncio.Task[None] | None = None
 
     # What the loop says.
@@ -109,7 +114,8 @@ class Connection(Line):
         except httptools.HttpParserError:
             sentence = "its answer is not HTTP/1.1"
             self._fail(Cut(sentence) if self.has_head else HungUp(sentence))
-        self._wake()
+        if not (self._is_reading and self._pieces and self._passes_on()):
+            self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -213,19 +219,37 @@ class Connection(Line):
     async def read(self, timeout_s: float) -> bytes:
         """Everything of the body that is here, at least one byte; empty at its end. Raises Cut, TooSlow."""
         if not self._pieces and not self.is_complete:
+            self._read_timeout_s = timeout_s
             self.deadline = min(self.loop.time() + timeout_s, self.latest)
             while not self._pieces and not self.is_complete:
                 if self._failure is not None:
                     raise self._failure
-                await self._wait()
+                self._is_reading = True
+                try:
+                    await self._wait()
+                finally:
+                    self._is_reading = False
             self.deadline = 0.0
-        if not self._pieces:
-            return b""
+        return self._taken() if self._pieces else b""
+
+    def _taken(self) -> bytes:
         piece = self._pieces.popleft() if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         self._size = 0
         self.resume_reading()
         return piece
+
+    def _passes_on(self) -> bool:
+        """Whether what has just come needs nobody to be woken."""
+        if self.pass_on is None or self.is_complete or self._failure is not None:
+            return False
+        piece = self._taken()
+        if not self.pass_on(piece):
+            self._pieces.append(piece)
+            self._size = len(piece)
+            return False
+        self.deadline = min(self.loop.time() + self._read_timeout_s, self.latest)
+        return True
 
     @property
     def has_ended(self) -> bool:
@@ -239,6 +263,7 @@ class Connection(Line):
     def release(self) -> None:
         """Give the connection back: kept when it can serve another request, closed otherwise."""
         self.deadline = 0.0
+        self.pass_on = None
         upload, self._upload = self._upload, None
         if upload is not None and not upload.done():
             upload.cancel()

@@ -198,6 +198,11 @@ class Exchange:
         self.start(status, own)
         self.finish(b"" if self.method == "HEAD" else body)
 
+    @property
+    def is_choked(self) -> bool:
+        """The caller does not take what was written."""
+        return self._connection.is_choked
+
     async def drain(self) -> None:
         """Wait until the caller takes more. Raises CallerGone."""
         if self._connection.is_choked:
