@@ -196,8 +196,7 @@ class Ingester:
             self._periods.add(period)
         with transaction.atomic():
             chunk.gaps += [(sequence, sequence, "refused") for sequence in copy_calls(calls, self._chains)]
-            # Not only the id conflicts: a second signal with the same idempotency key is the first one again.
-            Signal.objects.bulk_create(signals, ignore_conflicts=True)
+            _store_signals(signals)
             _store_losses(chunk, boot, now)
             segment, offset, sequence = boot.low_water
             SpoolPosition.objects.update_or_create(
@@ -284,6 +283,22 @@ def _signal_rows(chunk: _Chunk, projects: Mapping[UUID, UUID]) -> list[Signal]:
         except MALFORMED:
             chunk.gaps.append((sequence, sequence, "malformed"))
     return rows
+
+
+def _store_signals(signals: Sequence[Signal]) -> None:
+    """Insert signals that are not known yet. The gateway makes the id of one with an idempotency key from the key and
+    the content, so the same one sent again is the first; another one under the same key is kept, marked, and does not
+    count."""
+    Signal.objects.bulk_create(signals, ignore_conflicts=True)
+    keyed = [row for row in signals if row.idempotency_key]
+    if not keyed:
+        return
+    known = set(Signal.objects.filter(id__in=[row.id for row in keyed]).values_list("id", flat=True))
+    conflicting = [row for row in keyed if row.id not in known]
+    for row in conflicting:
+        row.misfit = f"The idempotency key {row.idempotency_key} was used before, with other content."[:300]
+        row.idempotency_key = ""
+    Signal.objects.bulk_create(conflicting, ignore_conflicts=True)
 
 
 def _key_ids(chunk: _Chunk) -> set[UUID]:

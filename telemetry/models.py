@@ -10,6 +10,7 @@ from django.db.models.functions import Now
 
 from accounts.models import ApiKey, Project
 from kernel.ids import uuid7
+from telemetry.metrics import Better, Kind, Level
 
 
 class RunState(models.TextChoices):
@@ -49,11 +50,19 @@ class Run(models.Model):
     started_at = models.DateTimeField()
     latest_call_at = models.DateTimeField()
     closed_at = models.DateTimeField(null=True, blank=True)
+    matures_at = models.DateTimeField(null=True, blank=True)
+    """When the next of the run's attribution windows closes (`telemetry.windows`); null: all have."""
+    is_mature = models.BooleanField(default=True)
+    """No signal of the run has a window that is open."""
 
     class Meta:
         indexes = [
             models.Index(fields=["project", "-started_at"]),
             models.Index(fields=["state", "latest_call_at"]),
+            models.Index(fields=["matures_at"], name="run_matures", condition=Q(matures_at__isnull=False)),
+            models.Index(
+                fields=["project", "closed_at"], name="run_closed", condition=Q(closed_at__isnull=False)
+            ),
         ]
         constraints = [
             models.CheckConstraint(name="run_state_known", condition=Q(state__in=RunState.values)),
@@ -113,6 +122,8 @@ class Call(models.Model):
     """The run the gateway told the caller; the stitcher decides, and this keeps the told id resolvable."""
     run_name = models.CharField(max_length=200, blank=True)
     """The caller's explicit run id, when it gave one."""
+    external_key = models.CharField(max_length=200, blank=True, default="")
+    """The project's own key for what the run is about, such as a ticket's number."""
     response_id = models.CharField(max_length=200, blank=True)
     prefix_hash = models.BinaryField(null=True)
     """Rolling hash of all the request's messages; see telemetry.stitching."""
@@ -150,6 +161,9 @@ class Call(models.Model):
                 fields=["api_key", "prefix_hash"], name="call_prefix", condition=Q(prefix_hash__isnull=False)
             ),
             models.Index(fields=["run_hint"], name="call_told", condition=Q(run_hint__isnull=False)),
+            models.Index(
+                fields=["project", "external_key"], name="call_external_key", condition=~Q(external_key="")
+            ),
             models.Index(
                 fields=["model_version_id", "-started_at"],
                 name="call_version",
@@ -199,20 +213,27 @@ class Signal(models.Model):
     project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="signals")
     api_key = models.ForeignKey(ApiKey, null=True, on_delete=models.PROTECT, related_name="+")
     target_type = models.CharField(max_length=20)
-    """`run_id`, `call_id` or `response_id`."""
+    """`run_id`, `call_id`, `response_id` or `external_key`."""
     target = models.CharField(max_length=200)
     run = models.ForeignKey(Run, null=True, on_delete=models.PROTECT, related_name="signals")
     """Null until the call it speaks of has arrived and been stitched."""
+    sought_at = models.DateTimeField(null=True, blank=True)
+    """When its run was looked for in vain: until something that it may mean is stitched, nobody looks again."""
     step = models.PositiveIntegerField(null=True)
     name = models.CharField(max_length=100)
     value = models.JSONField()
-    source = models.CharField(max_length=40, default="feedback")
+    source = models.CharField(max_length=200, default="feedback")
+    """`feedback`, or `review:<person>`."""
+    supersedes = models.UUIDField(null=True, blank=True)
+    """The signal of the same name that this one takes the place of, whenever either was observed."""
+    misfit = models.CharField(max_length=300, blank=True, default="")
+    """Why it does not count: it does not fit its metric, or its idempotency key was used before."""
     idempotency_key = models.CharField(max_length=200, blank=True)
     observed_at = models.DateTimeField()
     received_at = models.DateTimeField()
     """By the clock of the gateway that accepted it."""
     stored_at = models.DateTimeField(db_default=Now())
-    """By the database's clock: from then on it waits for its run, whatever the clocks of gateways said."""
+    """By the database's clock."""
 
     class Meta:
         indexes = [
@@ -220,6 +241,18 @@ class Signal(models.Model):
             models.Index(
                 fields=["project", "target_type", "target"], name="signal_to_join", condition=Q(run=None)
             ),
+            models.Index(
+                fields=["project", "id"], name="signal_to_seek", condition=Q(run=None, sought_at=None)
+            ),
+            models.Index(
+                fields=["project", "value"],
+                name="signal_key",
+                condition=Q(name="external_key", run__isnull=False),
+            ),
+            models.Index(
+                fields=["supersedes"], name="signal_superseded", condition=Q(supersedes__isnull=False)
+            ),
+            models.Index(fields=["project", "-received_at"], name="signal_misfit", condition=~Q(misfit="")),
         ]
         constraints = [
             models.UniqueConstraint(
@@ -228,7 +261,8 @@ class Signal(models.Model):
                 condition=~Q(idempotency_key=""),
             ),
             models.CheckConstraint(
-                name="signal_target_known", condition=Q(target_type__in=["run_id", "call_id", "response_id"])
+                name="signal_target_known",
+                condition=Q(target_type__in=["run_id", "call_id", "response_id", "external_key"]),
             ),
         ]
 
@@ -268,5 +302,79 @@ class CaptureLoss(models.Model):
         constraints = [
             models.UniqueConstraint(
                 name="loss_unique", fields=["process", "boot", "first_sequence", "reason"]
+            ),
+        ]
+
+
+class DeclaredMetric(models.Model):
+    """A name of signals that a project has declared, and what fits it."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="metrics")
+    name = models.CharField(max_length=100)
+    kind = models.CharField(max_length=20, choices=[(kind.value, kind.value) for kind in Kind])
+    level = models.CharField(max_length=10, choices=[(level.value, level.value) for level in Level])
+    better = models.CharField(max_length=10, choices=[(better.value, better.value) for better in Better])
+    minimum = models.FloatField(null=True, blank=True)
+    maximum = models.FloatField(null=True, blank=True)
+    labels = ArrayField(models.CharField(max_length=100), default=list, blank=True)
+    window_s = models.PositiveIntegerField(default=0)
+    """Seconds after the run's latest call for which a value may still change."""
+    description = models.CharField(max_length=500, blank=True)
+    created_at = models.DateTimeField()
+    updated_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(name="metric_name_unique", fields=["project", "name"]),
+            models.CheckConstraint(name="metric_named", condition=~Q(name="")),
+            models.CheckConstraint(name="metric_kind_known", condition=Q(kind__in=list(Kind))),
+            models.CheckConstraint(name="metric_level_known", condition=Q(level__in=list(Level))),
+            models.CheckConstraint(name="metric_better_known", condition=Q(better__in=list(Better))),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class SignalSettings(models.Model):
+    """How a project takes signals; without a row, as the defaults say."""
+
+    project = models.OneToOneField(
+        Project, primary_key=True, on_delete=models.PROTECT, related_name="signal_settings"
+    )
+    is_strict = models.BooleanField(default=False)
+    """Names that are not declared are refused."""
+    review_share = models.FloatField(default=0.0)
+    """Of the runs that close, the share that is drawn at random for people to label; 0 to 1."""
+    review_salt = models.BinaryField(max_length=32)
+    """Random and secret: which runs are drawn depends on it, so that nobody who names runs can steer the draw."""
+    drawn_until = models.DateTimeField()
+    """Runs that closed before have been considered."""
+    updated_at = models.DateTimeField()
+
+    class Meta:
+        verbose_name_plural = "signal settings"
+        constraints = [
+            models.CheckConstraint(
+                name="review_share_is_a_share", condition=Q(review_share__gte=0, review_share__lte=1)
+            ),
+        ]
+
+
+class Review(models.Model):
+    """A run that was drawn for people to label."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="reviews")
+    run = models.OneToOneField(Run, on_delete=models.PROTECT, related_name="review")
+    drawn_at = models.DateTimeField()
+    labelled_at = models.DateTimeField(null=True, blank=True)
+    """When a person labelled it first."""
+
+    class Meta:
+        indexes = [
+            models.Index(
+                fields=["project", "drawn_at"], name="review_waiting", condition=Q(labelled_at=None)
             ),
         ]

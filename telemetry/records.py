@@ -48,6 +48,8 @@ class BeginRecord:
     retry_count: int = 0
     run_hint: UUID | None = None
     run_name: str = ""
+    external_key: str = ""
+    """The project's own key for what the run is about."""
     prefix_hash: bytes | None = None
     parent_hashes: tuple[bytes, ...] = ()
     is_shed: bool = False
@@ -114,6 +116,9 @@ class SignalRecord:
     name: str
     value: Any
     step: int | None = None
+    source: str = "feedback"
+    supersedes: UUID | None = None
+    """The signal that this one takes the place of."""
     idempotency_key: str = ""
     observed_at: int
     received_at: int
@@ -186,7 +191,7 @@ def _served(value: dict[str, Any]) -> Served:
 _repeated_id = lru_cache(maxsize=4096)(UUID)
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(["call_id", "signal_id", "run_hint"], UUID),
+    **dict.fromkeys(["call_id", "signal_id", "run_hint", "supersedes"], UUID),
     **dict.fromkeys(
         ["project_id", "api_key_id", "model_version_id", "deployment_id", "upstream_id"], _repeated_id
     ),

@@ -30,11 +30,13 @@ _DAY_US = 86_400_000_000
 _LATEST_US = 253_370_764_800_000_000
 """The year 9999: no month after it has a name."""
 _OUTCOMES = frozenset(CallOutcome.values)
+_TARGET_TYPES = frozenset({"run_id", "call_id", "response_id", "external_key"})
 
 _CALL_COLUMNS = (
     "id", "project_id", "api_key_id", "process", "boot", "sequence", "dialect", "method", "path",
     "model_requested", "model_served", "model_version_id", "deployment_id", "is_canary", "upstream_id",
-    "attempts", "stream", "status_code", "outcome", "retry_count", "run_hint", "run_name", "response_id",
+    "attempts", "stream", "status_code", "outcome", "retry_count", "run_hint", "run_name", "external_key",
+    "response_id",
     "prefix_hash", "parent_hashes", "echo_hash", "finish_reason", "prompt_tokens", "completion_tokens",
     "cached_tokens", "reasoning_tokens", "cost_microusd", "hidden", "is_shed", "tool_call_count",
     "started_at", "first_byte_at", "ended_at",
@@ -96,6 +98,7 @@ def call_row(begin: BeginRecord, end: EndRecord | None, *, process: str, boot: s
             binary.int2(_count(begin.retry_count, 32_767)),
             binary.uuid(begin.run_hint),
             _varchar(begin.run_name, 200),
+            _varchar(begin.external_key, 200),
             _varchar(ended.response_id, 200),
             binary.bytea(begin.prefix_hash),
             binary.bytea_array(begin.parent_hashes),
@@ -120,7 +123,7 @@ def call_row(begin: BeginRecord, end: EndRecord | None, *, process: str, boot: s
 
 def signal_row(record: SignalRecord) -> Signal:
     """The row of a signal. Raises one of MALFORMED for values that no gateway writes."""
-    if record.target_type not in {"run_id", "call_id", "response_id"}:
+    if record.target_type not in _TARGET_TYPES:
         raise ValueError(f"unknown target type {record.target_type!r}")
     return Signal(
         id=record.signal_id,
@@ -131,6 +134,8 @@ def signal_row(record: SignalRecord) -> Signal:
         name=fitting(record.name, 100),
         value=_json(record.value),
         step=_count(record.step, 2**31 - 1),
+        source=fitting(record.source, 200),
+        supersedes=record.supersedes,
         idempotency_key=fitting(record.idempotency_key, 200),
         observed_at=_time(record.observed_at),
         received_at=_time(record.received_at),

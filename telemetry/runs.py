@@ -17,6 +17,8 @@ from django.db.models.functions import RowNumber
 
 from kernel.ids import uuid7
 from kernel.queueing import TaskRef
+from telemetry import waiting, windows
+from telemetry.locks import lock_project as lock_project
 from telemetry.models import Call, CallOutcome, Run, RunState, Signal, Step
 from telemetry.stitching import MAX_EQUALS, Earlier, Hashes, Link, Reason, decide
 
@@ -33,21 +35,12 @@ MAX_AHEAD = timedelta(minutes=5)
 RETRY_WINDOW = timedelta(minutes=15)
 """How far back an SDK's retry looks for its first attempt."""
 IDLE = timedelta(minutes=10)
-FRESH = timedelta(minutes=5)
-"""How long the sweep itself looks for the run of a stored signal; after that, only new calls of its project bring
-it in."""
 
 
-def lock_project(project_id: UUID) -> None:
-    """Let one stitcher or joiner at a time work on a project, until the transaction ends."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"stitch:{project_id}"])
-
-
-def due_projects(*, now: datetime) -> list[UUID]:
-    """Projects with calls to stitch or fresh signals to join."""
+def due_projects() -> list[UUID]:
+    """Projects with calls to stitch or signals to join."""
     calls = Call.objects.filter(stitched_at=None)
-    signals = Signal.objects.filter(run=None, stored_at__gt=now - FRESH)
+    signals = Signal.objects.filter(run=None, sought_at=None)
     return sorted(
         calls.order_by()
         .values_list("project_id", flat=True)
@@ -149,7 +142,7 @@ def _stitch(calls: Sequence[Call], now: datetime) -> int:
         link = _link(call, known, now)
         if link is not None:
             _place(call, link, known)
-    _save(known, now)
+    _save(calls[0].project_id, known, now)
     return len(known.placed)
 
 
@@ -310,7 +303,8 @@ def _open_run(call: Call, known: _Known) -> Run:
     return run
 
 
-def _save(known: _Known, now: datetime) -> None:
+def _save(project_id: UUID, known: _Known, now: datetime) -> None:
+    windows.schedule(known.grown.values(), project_id, now)
     # `state` is not among the updated fields: a run may be closed by somebody else meanwhile.
     Run.objects.bulk_create(
         known.grown.values(),
@@ -324,6 +318,8 @@ def _save(known: _Known, now: datetime) -> None:
             "call_count",
             "started_at",
             "latest_call_at",
+            "matures_at",
+            "is_mature",
         ],
     )
     Step.objects.bulk_create(known.steps)
@@ -333,3 +329,4 @@ def _save(known: _Known, now: datetime) -> None:
             " FROM unnest(%s::uuid[], %s::uuid[]) AS placed (id, step_id) WHERE call.id = placed.id",
             [now, [call.id for call in known.placed], [call.step_id for call in known.placed]],
         )
+    waiting.wake(project_id, known.placed, known.grown.values())

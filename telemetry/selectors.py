@@ -136,7 +136,7 @@ def calls_page(*, project: Project, limit: int = 50, after: Cursor | None = None
     return [CallRow(*row) for row in calls.values_list(*_CALL)[:limit]]
 
 
-def run_detail(*, project: Project, run_id: UUID) -> RunDetail | None:
+def run_detail(*, project: Project, run_id: UUID, now: datetime) -> RunDetail | None:
     """One run with its steps, conversation and signals; None when the project has no such run."""
     runs = _run_rows(list(Run.objects.filter(project=project, id=run_id).values_list(*_RUN)))
     if not runs:
@@ -166,7 +166,7 @@ def run_detail(*, project: Project, run_id: UUID) -> RunDetail | None:
         run=runs[0],
         steps=steps,
         messages=_conversation(bodies[last.id], last.dialect) if last and last.id in bodies else [],
-        signals=[row for rows in signals.latest_signals([run_id]).values() for row in rows],
+        signals=[row for rows in signals.latest_signals([run_id], now=now).values() for row in rows],
     )
 
 

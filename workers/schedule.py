@@ -19,6 +19,8 @@ app.conf.beat_schedule = {
     "seal the ledger": _every(1.0, "audit.seal"),
     "stitch calls, join signals, build episodes": _every(2.0, "telemetry.sweep"),
     "close idle runs": _every(30.0, "telemetry.close_idle"),
+    "close attribution windows": _every(30.0, "telemetry.mature"),
+    "draw closed runs for review": _every(30.0, "telemetry.draw_reviews"),
     "make the months to come, drop those whose retention is over": _every(3600.0, "telemetry.keep_periods"),
     "send training jobs and evaluations that are due": _every(5.0, "learning.sweep"),
     "move promotions on, load adapters": _every(1.0, "release.sweep"),

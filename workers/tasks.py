@@ -16,7 +16,7 @@ from learning import episodes, training
 from learning.evaluation import jobs as evaluations
 from release import promotion, registry, rollout
 from release import sweep as release_sweep
-from telemetry import periods, runs, signals
+from telemetry import periods, review, runs, signals, windows
 
 
 def _owner() -> str:
@@ -39,13 +39,23 @@ def stitch(*, project_id: str, **_: object) -> None:
 
 @app.task(name="telemetry.sweep")
 def telemetry_sweep(**_: object) -> None:
-    for project_id in {*runs.due_projects(now=clock.now()), *episodes.due_projects()}:
+    for project_id in {*runs.due_projects(), *episodes.due_projects()}:
         stitch(project_id=str(project_id))
 
 
 @app.task(name="telemetry.close_idle")
 def close_idle(**_: object) -> None:
     runs.close_idle(now=clock.now())
+
+
+@app.task(name="telemetry.mature")
+def mature(**_: object) -> None:
+    windows.mature_due(now=clock.now())
+
+
+@app.task(name="telemetry.draw_reviews")
+def draw_reviews(**_: object) -> None:
+    review.draw_due(now=clock.now())
 
 
 @app.task(name="telemetry.keep_periods")

@@ -14,17 +14,18 @@ from urllib.parse import unquote
 
 import orjson
 
-from gateway import feedback, model_list, websocket
+from gateway import external_keys, model_list, websocket
 from gateway.authentication import Authenticator
 from gateway.breaker import Breakers
 from gateway.capture import Capture, RunGuess, served_by
 from gateway.dialects import table
 from gateway.dialects.base import Dialect
 from gateway.errors import Refused, bad_request
+from gateway.feedback import Feedback
 from gateway.headers import first, to_upstream
 from gateway.keeper import SnapshotKeeper
 from gateway.lag import ShippingLag
-from gateway.limiter import Limiter
+from gateway.limiter import Limiter, used_up
 from gateway.metrics import Metrics
 from gateway.relay import Order, Patience, Relay, Shipment
 from gateway.request import Request
@@ -44,9 +45,10 @@ from gateway.splice import replace_string
 from gateway.status import Status
 from gateway.wire.exchange import CallerGone, Exchange, Header
 from gateway.wire.pool import Pool
+from telemetry.metrics import ANYTHING
 from telemetry.otel import Tracing
 from telemetry.records import BeginRecord
-from telemetry.spool import Spool, SpoolBroken, SpoolFull
+from telemetry.spool import Spool
 from telemetry.stitching import RunTracker
 
 log = logging.getLogger(__name__)
@@ -99,6 +101,7 @@ class Gateway:
         self._keeper: SnapshotKeeper
         self._capture: Capture
         self._status: Status
+        self._feedback: Feedback
         self._limiter: Limiter
         self._run_memory: RunMemory | None
 
@@ -122,6 +125,12 @@ class Gateway:
             is_strict=self._limits.is_strict,
             tracker=RunTracker(),
             run_memory=self._run_memory,
+        )
+        self._feedback = Feedback(
+            spool=spool,
+            limiter=self._limiter,
+            metrics=self._metrics,
+            rules=lambda project_id: self._keeper.current.rules.get(project_id, ANYTHING),
         )
         self._status = Status(
             spool=spool,
@@ -192,7 +201,7 @@ class Gateway:
             raise bad_request("The path must not contain `..`.")
         routes = self._keeper.current.projects.get(request.caller.project_id, _NO_ROUTES)
         if request.method == "POST" and request.path == "/feedback":
-            await self._feedback(request)
+            await self._feedback.answer(request)
             return
         names = model_list.names(routes)
         if request.method == "GET" and request.path == "/models" and names:
@@ -202,16 +211,7 @@ class Gateway:
             model_list.answer_one(request, alias)
             return
         if exceeded := self._limiter.refuse(request.caller, request.started_at / 1e6):
-            raise Refused(
-                429,
-                f"The limit is used up ({exceeded.limit}): try again in {exceeded.retry_after_s} s.",
-                type="rate_limit_error",
-                code="rate_limit_exceeded",
-                headers=[
-                    (b"retry-after", b"%d" % exceeded.retry_after_s),
-                    (b"x-ratchet-limit", str(exceeded.limit).encode("ascii", "replace")),
-                ],
-            )
+            raise used_up(exceeded)
         dialect = table.BY_PATH.get(request.path) if request.method == "POST" else None
         if request.exchange.is_upgrade:
             await self._tunnel(request, routes)
@@ -249,6 +249,7 @@ class Gateway:
             deployment_id=planned.deployment_id,
             is_canary=planned.is_canary,
             stream=asked.stream,
+            external_key=external_keys.of(request.headers, document),
             request=plain,
         )
         own = _own_headers(record)
@@ -331,20 +332,6 @@ class Gateway:
                 code="unknown_url",
             )
         return upstream
-
-    async def _feedback(self, request: Request) -> None:
-        body = await request.body(feedback.MAX_BODY_BYTES)
-        record = feedback.parse(body, caller=request.caller, received_at=request.started_at)
-        try:
-            self._spool.append(record)
-            # Accepted means kept: unlike a call, feedback can be sent again.
-            await asyncio.wrap_future(self._spool.synced())
-        except (SpoolFull, SpoolBroken):
-            raise Refused(
-                503, "The feedback could not be stored: try again later.", type="server_error", code="spool"
-            ) from None
-        self._metrics.feedback += 1
-        request.exchange.answer(202, orjson.dumps({"id": record.signal_id, "status": "accepted"}))
 
 
 def _lists_models(routes: ProjectRoutes) -> Destination | None:

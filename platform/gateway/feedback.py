@@ -1,157 +1,143 @@
-"""`POST /v1/feedback`: one observation about a run, a call or a response, parsed strictly at the edge.
+"""`POST /v1/feedback`: one signal, or up to a thousand as `{"signals": [...]}`; accepted means kept on the disk.
 
-Whether the target exists is not asked: feedback may come before the call's own row, and while PostgreSQL is
-down.
+One: 202 with its id, or an error. Several: each by itself, 202 with an id for each that was accepted and a sentence for
+each that was not; 422 when none was. What a signal may hold is `gateway.feedback_fields`'; that the same one sent again
+is the first one, whichever gateway gets it, is in its id. A gateway remembers the keys that it has met lately, so that
+it can refuse other content under one of them; what it cannot know is found when the signal is stored."""
 
-    {run_id | call_id | response_id, name, value: bool | number | text | object, step?, observed_at?, idempotency_key?}
-"""
-
-import json
-import math
-import re
-from collections.abc import Mapping
-from datetime import UTC, datetime
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
 import orjson
 
-from gateway.errors import bad_request, unprocessable
-from gateway.snapshot import Caller
-from kernel.ids import uuid7
+from gateway.errors import Refused, bad_request, unprocessable
+from gateway.feedback_fields import parse
+from gateway.limiter import Limiter, used_up
+from gateway.metrics import Metrics
+from gateway.request import Request
+from telemetry.metrics import Rules
 from telemetry.records import SignalRecord
+from telemetry.spool import Spool, SpoolBroken, SpoolFull
 
-TARGETS = ("run_id", "call_id", "response_id")
-FIELDS = frozenset({*TARGETS, "name", "value", "step", "observed_at", "idempotency_key"})
-MAX_BODY_BYTES = 1 << 20
-MAX_TARGET_CHARACTERS = 200
-MAX_NAME_CHARACTERS = 100
-MAX_TEXT_CHARACTERS = 100_000
-MAX_STEP = 2**31 - 1
-MAX_NUMBER = 2**53
-"""Numbers beyond this are not the same in every reader of JSON."""
-_OFFSET = re.compile(r"(Z|[+-]\d\d:?\d\d)$", re.IGNORECASE)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MAX_BODY_BYTES = 4 << 20
+MAX_SIGNALS = 1000
+SIGNALS_AT_ONCE = 50
+"""Parsed in one go; between two goes others have their turn."""
+MAX_REMEMBERED = 50_000
 
 
-def parse(body: bytes, *, caller: Caller, received_at: int) -> SignalRecord:
-    """The signal that the body describes; `received_at` in Unix microseconds.
+class Feedback:
+    """The door of one gateway process. `rules` gives what a project's signals are held against at present."""
 
-    Raises Refused: 400 for what is not a JSON object, 422 naming the field that is wrong."""
+    def __init__(
+        self, *, spool: Spool, limiter: Limiter, metrics: Metrics, rules: Callable[[UUID], Rules]
+    ) -> None:
+        self._spool = spool
+        self._limiter = limiter
+        self._metrics = metrics
+        self._rules = rules
+        self._known: OrderedDict[tuple[UUID, str], UUID] = OrderedDict()
+        """Project and idempotency key -> the signal kept under it, the longest unused first."""
+
+    async def answer(self, request: Request) -> None:
+        """Answer the exchange. Raises Refused: 400 for what is not JSON, 409, 413, 422 naming the field, 429, 503."""
+        now_s = request.started_at / 1e6
+        if exceeded := self._limiter.refuse_signal(request.caller, now_s):
+            raise used_up(exceeded)
+        document = _document(await request.body(MAX_BODY_BYTES))
+        if "signals" not in document:
+            record = self._parse(document, request)
+            await self._keep([record])
+            request.exchange.answer(202, orjson.dumps({"id": record.signal_id, "status": "accepted"}))
+            return
+        items = _items(document)
+        self._limiter.count_signals(request.caller, len(items) - 1, now_s)
+        await self._answer_all(request, items)
+
+    async def _answer_all(self, request: Request, items: Sequence[Any]) -> None:
+        records: list[SignalRecord] = []
+        ids: list[UUID | None] = []
+        refused: list[dict[str, Any]] = []
+        for index, item in enumerate(items):
+            if index and index % SIGNALS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            try:
+                record = self._parse(item, request)
+            except Refused as refusal:
+                refused.append({"index": index, "param": refusal.param, "message": refusal.message})
+                ids.append(None)
+            else:
+                records.append(record)
+                ids.append(record.signal_id)
+        answer: dict[str, Any] = {"accepted": len(records), "refused": refused, "ids": ids}
+        if records:
+            await self._keep(records)
+            request.exchange.answer(202, orjson.dumps(answer))
+            return
+        self._metrics.refused[422] += 1
+        first = refused[0]
+        none = unprocessable(
+            f"None of the {len(items)} signals was accepted. The first: {first['message']}",
+            param=f"signals[0].{first['param']}",
+        )
+        request.exchange.answer(422, orjson.dumps(orjson.loads(none.body()) | answer))
+
+    def _parse(self, fields: Any, request: Request) -> SignalRecord:
+        caller = request.caller
+        record = parse(
+            fields, caller=caller, rules=self._rules(caller.project_id), received_at=request.started_at
+        )
+        known = self._known.get((caller.project_id, record.idempotency_key))
+        if known not in (None, record.signal_id):
+            raise Refused(
+                409,
+                "The idempotency key was used before, for a signal with other content.",
+                param="idempotency_key",
+                code="idempotency_conflict",
+            )
+        return record
+
+    async def _keep(self, records: Sequence[SignalRecord]) -> None:
+        """Return when they are on the disk: unlike a call, feedback can be sent again."""
+        try:
+            for record in records:
+                self._spool.append(record)
+            await asyncio.wrap_future(self._spool.synced())
+        except (SpoolFull, SpoolBroken):
+            raise Refused(
+                503, "The feedback could not be stored: try again later.", type="server_error", code="spool"
+            ) from None
+        self._metrics.feedback += len(records)
+        for record in records:
+            if record.idempotency_key:
+                self._remember(record)
+
+    def _remember(self, record: SignalRecord) -> None:
+        key = record.project_id, record.idempotency_key
+        self._known[key] = record.signal_id
+        self._known.move_to_end(key)
+        if len(self._known) > MAX_REMEMBERED:
+            self._known.popitem(last=False)
+
+
+def _document(body: bytes) -> dict[str, Any]:
     try:
-        fields = orjson.loads(body)
+        document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise bad_request(f"The feedback is not valid JSON: {error.msg}.") from None
-    if not isinstance(fields, dict):
+    if not isinstance(document, dict):
         raise bad_request("The feedback must be a JSON object.")
-    unknown = sorted(fields.keys() - FIELDS)
-    if unknown:
-        raise unprocessable(
-            f"Unknown field `{unknown[0]}`; feedback has {', '.join(sorted(FIELDS))}.", param=unknown[0]
-        )
-    target_type = _target_type(fields)
-    return SignalRecord(
-        signal_id=uuid7(),
-        project_id=caller.project_id,
-        api_key_id=caller.key_id,
-        target_type=target_type,
-        target=_target(fields, target_type),
-        name=_text(fields, "name", MAX_NAME_CHARACTERS),
-        value=_value(fields),
-        step=_step(fields.get("step")),
-        idempotency_key=_optional_text(fields, "idempotency_key", MAX_TARGET_CHARACTERS),
-        observed_at=_observed_at(fields.get("observed_at"), received_at),
-        received_at=received_at,
-    )
+    return document
 
 
-def _target_type(fields: Mapping[str, Any]) -> str:
-    given = [target for target in TARGETS if fields.get(target) is not None]
-    if len(given) != 1:
-        found = f"this has {' and '.join(given)}" if given else "this has none"
-        raise unprocessable(
-            f"Feedback must name exactly one of run_id, call_id and response_id; {found}.",
-            param=given[1] if given else "run_id",
-        )
-    return given[0]
-
-
-def _target(fields: Mapping[str, Any], target_type: str) -> str:
-    target = _text(fields, target_type, MAX_TARGET_CHARACTERS)
-    if target_type != "call_id":
-        return target
-    try:
-        return str(UUID(target))
-    except ValueError:
-        raise unprocessable(
-            "`call_id` must be the id from the answer header x-ratchet-call-id.", param="call_id"
-        ) from None
-
-
-def _text(fields: Mapping[str, Any], name: str, limit: int) -> str:
-    value = fields.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise unprocessable(f"`{name}` must be text that is not empty.", param=name)
-    return _within(value, name, limit)
-
-
-def _optional_text(fields: Mapping[str, Any], name: str, limit: int) -> str:
-    value = fields.get(name)
-    if value is None:
-        return ""
-    return _text(fields, name, limit)
-
-
-def _within(value: str, name: str, limit: int) -> str:
-    if len(value) > limit:
-        raise unprocessable(f"`{name}` has {len(value)} characters; use at most {limit}.", param=name)
-    if "\0" in value:
-        raise unprocessable(f"`{name}` holds a NUL character, which cannot be stored.", param=name)
-    return value
-
-
-def _value(fields: Mapping[str, Any]) -> Any:
-    value = fields.get("value")
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, int | float):
-        if not math.isfinite(value) or abs(value) > MAX_NUMBER:
-            raise unprocessable("`value` must be a finite number of at most 2^53.", param="value")
-        return value
-    if isinstance(value, str):
-        return _within(value, "value", MAX_TEXT_CHARACTERS)
-    if isinstance(value, dict):  # a demonstration: what the agent should have answered
-        if not value:
-            raise unprocessable(
-                "`value` is an empty object; a demonstration is an assistant message.", param="value"
-            )
-        _within(json.dumps(value, ensure_ascii=False).replace("\\u0000", "\0"), "value", MAX_TEXT_CHARACTERS)
-        return value
-    raise unprocessable(
-        "`value` must be a boolean, a number, text, or a demonstration (an object).", param="value"
-    )
-
-
-def _step(value: Any) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_STEP:
-        raise unprocessable("`step` must be a whole number, 0 for the run's first step.", param="step")
-    return value
-
-
-def _observed_at(value: Any, received_at: int) -> int:
-    if value is None:
-        return received_at
-    if isinstance(value, str) and _OFFSET.search(value):
-        try:
-            moment = datetime.fromisoformat(value).astimezone(UTC)
-        except (ValueError, OverflowError):
-            pass
-        else:
-            elapsed = moment - _EPOCH
-            return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds
-    raise unprocessable(
-        "`observed_at` must be an ISO 8601 time with its offset, e.g. 2026-11-21T09:30:00+01:00.",
-        param="observed_at",
-    )
+def _items(document: dict[str, Any]) -> list[Any]:
+    items = document["signals"]
+    if len(document) > 1:
+        other = min(document.keys() - {"signals"})
+        raise unprocessable(f"`{other}` stands beside `signals`; it belongs into each of them.", param=other)
+    if not isinstance(items, list) or not 0 < len(items) <= MAX_SIGNALS:
+        raise unprocessable(f"`signals` must be a list of 1 to {MAX_SIGNALS} signals.", param="signals")
+    return items

@@ -14,15 +14,32 @@ from uuid import UUID, uuid4
 
 from redis.exceptions import RedisError
 
-from gateway.limits import Counters, Exceeded, Limit, Window
+from gateway.errors import Refused
+from gateway.limits import Counters, Exceeded, Limit, Measure, Window
 from gateway.shared_redis import RECONNECT_INTERVAL_S, SOCKET_TIMEOUT_S, connect
 from gateway.snapshot import Caller
 
 log = logging.getLogger(__name__)
 
 EXCHANGE_INTERVAL_S = 0.1
+SIGNALS_PER_S = 1000
+"""What a key may send where neither it nor its project has a limit of signals."""
 WINDOWS_AT_ONCE = 100
 """Of one round trip: what is sent and read in one go holds up the calls of this process for a millisecond or two."""
+
+
+def used_up(exceeded: Exceeded) -> Refused:
+    """429, with the time after which to try again."""
+    return Refused(
+        429,
+        f"The limit is used up ({exceeded.limit}): try again in {exceeded.retry_after_s} s.",
+        type="rate_limit_error",
+        code="rate_limit_exceeded",
+        headers=[
+            (b"retry-after", b"%d" % exceeded.retry_after_s),
+            (b"x-ratchet-limit", str(exceeded.limit).encode("ascii", "replace")),
+        ],
+    )
 
 
 class Limiter:
@@ -66,11 +83,30 @@ class Limiter:
         """The limit that forbids this call; or None, and the call is counted. `now_s` is Unix time."""
         return self._counters.refuse(self._of(caller), now_s)
 
+    def refuse_signal(self, caller: Caller, now_s: float) -> Exceeded | None:
+        """The limit that forbids this feedback; or None, and one signal is counted."""
+        return self._counters.refuse(self._of_signals(caller), now_s, counts_as=Measure.SIGNALS)
+
+    def count_signals(self, caller: Caller, count: int, now_s: float) -> None:
+        """Count further signals that came with it. They may pass the limit; what follows them may not."""
+        self._counters.count(self._of_signals(caller), Measure.SIGNALS, count, now_s)
+
     def charge(self, caller: Caller, *, tokens: int, microusd: int, now_s: float) -> None:
         """Count what a call turned out to use."""
         self._counters.charge(self._of(caller), tokens=tokens, microusd=microusd, now_s=now_s)
 
     def _of(self, caller: Caller) -> Sequence[Limit]:
+        return [limit for limit in self._all(caller) if limit.measure is not Measure.SIGNALS]
+
+    def _of_signals(self, caller: Caller) -> Sequence[Limit]:
+        return [limit for limit in self._all(caller) if limit.measure is Measure.SIGNALS] or [
+            # No other limit has a key's id.
+            Limit(
+                id=caller.key_id, subject="API key", measure=Measure.SIGNALS, amount=SIGNALS_PER_S, window_s=1
+            )
+        ]
+
+    def _all(self, caller: Caller) -> Sequence[Limit]:
         limits = self._limits()
         return [*limits.get(caller.key_id, ()), *limits.get(caller.project_id, ())]
 

@@ -18,6 +18,8 @@ class Measure(StrEnum):
     """Of prompts and answers, as upstreams report them."""
     MICROUSD = "microusd"
     """Millionths of a US dollar, by the upstream's prices; calls without a price cost nothing here."""
+    SIGNALS = "signals"
+    """Of feedback; the other three are of calls."""
 
 
 def in_words(measure: Measure, amount: int, window_s: int) -> str:
@@ -77,16 +79,22 @@ class Counters:
         self._touched: dict[UUID, Limit] = {}
         """Asked about since they were last exchanged, the longest waiting first."""
 
-    def refuse(self, limits: Sequence[Limit], now_s: float) -> Exceeded | None:
-        """The limit that stands in a call's way for longest; or None, and the call counts as a request.
+    def refuse(
+        self, limits: Sequence[Limit], now_s: float, *, counts_as: Measure = Measure.REQUESTS
+    ) -> Exceeded | None:
+        """The limit that stands in the way for longest; or None, and what asks counts as one request, or one signal.
 
         Tokens and money are checked against what is spent already: nobody knows what the call will use."""
         exceeded = [limit for limit in limits if self._window(limit, now_s).used >= limit.amount]
         if exceeded:
             worst = max(exceeded, key=lambda limit: _remaining_s(limit, now_s))
             return Exceeded(worst, max(1, math.ceil(_remaining_s(worst, now_s))))
-        self._add(limits, Measure.REQUESTS, 1, now_s)
+        self._add(limits, counts_as, 1, now_s)
         return None
+
+    def count(self, limits: Sequence[Limit], measure: Measure, amount: int, now_s: float) -> None:
+        """Count what came along with something that was let through."""
+        self._add(limits, measure, amount, now_s)
 
     def charge(self, limits: Sequence[Limit], *, tokens: int, microusd: int, now_s: float) -> None:
         """Count what a call has used; it falls into the window in which that became known."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway import encodings
+from gateway import encodings, external_keys
 from gateway.capture import RunGuess
 from gateway.errors import Refused, bad_request
 from gateway.headers import first
@@ -79,6 +79,7 @@ class Request:
     def begin_record(self, run: RunGuess | None, *, dialect: str = "", **fields: Any) -> BeginRecord:
         """What the spool is told before the upstream hears of the call; `fields` are what a dialect reads."""
         hashes = run.hashes if run else None
+        fields.setdefault("external_key", external_keys.of(self.headers, {}))
         return BeginRecord(
             call_id=uuid7(),
             project_id=self.caller.project_id,

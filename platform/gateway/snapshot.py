@@ -1,4 +1,5 @@
-"""What the gateway knows of the installation: keys, routes, limits, always whole, and how PostgreSQL is asked for it.
+"""What the gateway knows of the installation: keys, routes, limits, metrics, always whole, and how PostgreSQL is
+asked for it.
 
 When it is asked, and what serves while it does not answer, is `gateway.keeper`'s business. Decides nothing about
 calls."""
@@ -20,6 +21,8 @@ from gateway.routing import AliasTarget, Price, ProjectRoutes, Timeouts, Upstrea
 from kernel.notify import ROUTES_CHANGED
 from release.routing import Route
 from release.selectors import routes
+from telemetry.declarations import rules_of
+from telemetry.metrics import Rules
 from telemetry.models import SpoolPosition
 
 log = logging.getLogger(__name__)
@@ -43,9 +46,11 @@ class Snapshot:
     """A project that may call nothing yet is not there."""
     limits: Mapping[UUID, tuple[Limit, ...]]
     """By the id of the project or API key that they bind."""
+    rules: Mapping[UUID, Rules]
+    """What feedback is held against, by project; one that has declared nothing is not there."""
 
 
-EMPTY = Snapshot(callers={}, projects={}, limits={})
+EMPTY = Snapshot(callers={}, projects={}, limits={}, rules={})
 
 
 class Source(Protocol):
@@ -73,7 +78,7 @@ class DatabaseSource:
         """Upstreams whose credential has been complained about."""
 
     def load(self) -> Snapshot:
-        """Everything in six queries, however many projects there are."""
+        """Everything in eight queries, however many projects there are."""
         self._listen()
         deployments: dict[UUID, dict[str, Route]] = {}
         for route in routes():
@@ -100,6 +105,7 @@ class DatabaseSource:
                 for project_id in {*deployments, *aliases, *upstreams}
             },
             limits=limits,
+            rules=rules_of(),
         )
 
     def shipped(self, process: str) -> Mapping[str, tuple[int, int]]:

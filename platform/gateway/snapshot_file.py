@@ -23,10 +23,11 @@ from gateway.limits import Limit, Measure
 from gateway.routing import AliasTarget, Price, ProjectRoutes, Timeouts, Upstream
 from gateway.snapshot import Caller, Snapshot
 from release.routing import Route, Target
+from telemetry.metrics import Better, Kind, Level, Metric, Rules
 
 log = logging.getLogger(__name__)
 
-HEADER = b"ratchet snapshot 1\n"
+HEADER = b"ratchet snapshot 2\n"
 """In clear in front of the rest, and authenticated with it. The number grows with every change of a type below."""
 NONCE_BYTES = 12
 
@@ -132,6 +133,7 @@ def _encode(snapshot: Snapshot) -> bytes:
         "callers": {digest.hex(): caller for digest, caller in snapshot.callers.items()},
         "projects": snapshot.projects,
         "limits": snapshot.limits,
+        "rules": snapshot.rules,
     }
     return orjson.dumps(document, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS)
 
@@ -145,6 +147,7 @@ def _decode(plain: bytes) -> Snapshot:
         },
         projects={UUID(key): _routes(routes) for key, routes in document["projects"].items()},
         limits={UUID(key): tuple(map(_limit, limits)) for key, limits in document["limits"].items()},
+        rules={UUID(key): _rules(rules) for key, rules in document["rules"].items()},
     )
 
 
@@ -186,3 +189,17 @@ def _upstream(stored: Mapping[str, Any]) -> Upstream:
 
 def _limit(stored: Mapping[str, Any]) -> Limit:
     return Limit(**{**stored, "id": UUID(stored["id"]), "measure": Measure(stored["measure"])})
+
+
+def _rules(stored: Mapping[str, Any]) -> Rules:
+    metrics = {name: _metric(metric) for name, metric in stored["metrics"].items()}
+    return Rules(metrics, stored["is_strict"])
+
+
+def _metric(stored: Mapping[str, Any]) -> Metric:
+    typed = {
+        "kind": Kind(stored["kind"]),
+        "level": Level(stored["level"]),
+        "better": Better(stored["better"]),
+    }
+    return Metric(**{**stored, **typed, "labels": tuple(stored["labels"])})

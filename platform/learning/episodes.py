@@ -80,7 +80,7 @@ def _build(due: Sequence[Run], version: RewardSpecVersion, spec: RewardSpec, now
     runs.lock_project(version.project_id)  # calls and signals of one revision, not of two
     due = list(Run.objects.filter(id__in=[run.id for run in due]))
     turns, requests = _load(version.project_id, due)
-    signals = latest_signals(run.id for run in due)
+    signals = latest_signals((run.id for run in due), now=now)
     episodes = [
         _episode(
             run, version, spec, turns.get(run.id, []), requests.get(run.id, b""), signals.get(run.id, []), now

@@ -216,9 +216,9 @@ def test_a_batch_costs_the_same_queries_however_long_it_is(airline_traffic, tena
 
 def test_projects_with_something_to_do_are_due(make_call, tenant, stranger, now):
     make_call([HELLO], HI)
-    assert runs.due_projects(now=now) == [tenant.project.id]
+    assert runs.due_projects() == [tenant.project.id]
     place(tenant, now + LATER)
-    assert runs.due_projects(now=now) == []
+    assert runs.due_projects() == []
 
 
 def test_a_told_id_may_be_sent_back_as_the_name(make_call, tenant, stranger, now):

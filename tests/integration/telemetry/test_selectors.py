@@ -56,10 +56,10 @@ def test_calls_carry_their_run_in_one_query(history, tenant, django_assert_num_q
     assert [row.step_index for row in page[:2]] == [1, 0]
 
 
-def test_a_run_in_detail(history, tenant, stranger, django_assert_num_queries):
+def test_a_run_in_detail(history, tenant, stranger, now, django_assert_num_queries):
     run_id = selectors.runs_page(project=tenant.project)[-1].id
-    with django_assert_num_queries(6):
-        detail = selectors.run_detail(project=tenant.project, run_id=run_id)
+    with django_assert_num_queries(8):
+        detail = selectors.run_detail(project=tenant.project, run_id=run_id, now=now)
     assert detail is not None
     assert [(step.index, step.parent_index, len(step.calls)) for step in detail.steps] == [
         (0, None, 1),
@@ -74,7 +74,7 @@ def test_a_run_in_detail(history, tenant, stranger, django_assert_num_queries):
     ]
     assert detail.steps[1].answer == HI
     assert [signal.name for signal in detail.signals] == ["task"]
-    assert selectors.run_detail(project=stranger.project, run_id=run_id) is None
+    assert selectors.run_detail(project=stranger.project, run_id=run_id, now=now) is None
 
 
 def test_counts_and_losses(history, tenant, stranger, now):

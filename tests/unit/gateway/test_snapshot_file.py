@@ -14,6 +14,7 @@ from gateway.routing import AliasTarget, Price, ProjectRoutes, Timeouts, Upstrea
 from gateway.snapshot import EMPTY, Caller, Snapshot
 from gateway.snapshot_file import SnapshotFile
 from release.routing import Route, Target
+from telemetry.metrics import Better, Kind, Level, Metric, Rules
 
 KEY = base64.urlsafe_b64encode(os.urandom(32))
 PROJECT, UPSTREAM = uuid4(), uuid4()
@@ -60,6 +61,24 @@ FULL = Snapshot(
         PROJECT: (
             Limit(id=uuid4(), subject="project", measure=Measure.MICROUSD, amount=2**40, window_s=60),
             Limit(id=uuid4(), subject="API key", measure=Measure.REQUESTS, amount=7, window_s=10),
+        )
+    },
+    rules={
+        PROJECT: Rules(
+            {
+                "stars": Metric(
+                    name="stars",
+                    kind=Kind.NUMBER,
+                    level=Level.STEP,
+                    better=Better.HIGHER,
+                    minimum=0.5,
+                    maximum=5.0,
+                    window_s=60,
+                    description="what users gave",
+                ),
+                "mood": Metric(name="mood", kind=Kind.LABEL, labels=("good", "bad")),
+            },
+            is_strict=True,
         )
     },
 )
