@@ -2,7 +2,8 @@
 
 Feedback that only some runs get says little about the others. For each feature of a run that is known without feedback,
 the share of runs with feedback is compared between those that have the feature and those that have not; where
-the difference cannot be chance, a sentence says so. A label of the review stream is no feedback: nobody chose to give it."""
+the difference cannot be chance, a sentence says so. A label of the review stream is no feedback: nobody chose to give
+it."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping

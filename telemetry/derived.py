@@ -373,8 +373,8 @@ def _canonical_messages(messages: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _overlap(before: str, after: str) -> float:
-    """The share of their words that two messages have in common; 0 below the threshold, and where the later one agrees to
-    something."""
+    """The share of their words that two messages have in common; 0 below the threshold, and where the later one agrees
+    to something."""
     said = phrases.words(after)
     if said[:1] and said[0] in phrases.AGREEMENTS:
         return 0.0

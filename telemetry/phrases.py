@@ -38,7 +38,8 @@ ERRORS = (
 
 COURTESIES = (
     "anything else", "any other", "anything more", "further assistance", "more help", "how does that sound",
-    "else i can", "else can i", "more i can", "how can i help", "how may i help", "how can i assist", "how may i assist",
+    "else i can", "else can i", "more i can", "how can i help", "how may i help", "how can i assist",
+    "how may i assist",
 )  # fmt: skip
 """A question that leaves nothing open: a run that ends with one has ended."""
 

@@ -90,9 +90,10 @@ def latest_signals(run_ids: Iterable[UUID], *, now: datetime) -> dict[UUID, list
     found: dict[UUID, list[SignalRow]] = {}
     for *values, project_id, latest_call_at in read:
         row = SignalRow(*values)
-        closes_at = latest_call_at + timedelta(seconds=rules[project_id].window_s(row.name))
+        window_s = rules[project_id].window_s(row.name)
+        is_final = not window_s or latest_call_at + timedelta(seconds=window_s) <= now
         if row.run_id is not None:
-            found.setdefault(row.run_id, []).append(replace(row, is_final=closes_at <= now))
+            found.setdefault(row.run_id, []).append(replace(row, is_final=is_final))
     return found
 
 

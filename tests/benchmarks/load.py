@@ -49,6 +49,8 @@ class Plan:
     """Requests per second of an open loop; 0 for a closed one."""
     requests: int = sys.maxsize
     """Stop after so many, if that comes first."""
+    status: int = 200
+    """Of a right answer; only the bodies of those with 200 are the mock's, and looked into."""
 
     @property
     def is_stream(self) -> bool:
@@ -296,8 +298,11 @@ class _Run:
     def _problem(self, connection: _Connection) -> str:
         """What is wrong with this answer; mostly by its status and its end, for a sample by all of it."""
         head, body, is_stream = connection.head, connection.body, self.plan.is_stream
-        if not head.startswith(b"HTTP/1.1 200 ") or (is_stream and b"[DONE]" not in body[-40:]):
+        is_right = head.startswith(b"HTTP/1.1 %d " % self.plan.status)
+        if not is_right or (is_stream and b"[DONE]" not in body[-40:]):
             return f"{head[:40]!r} {body[:200]!r}"
+        if self.plan.status != 200:
+            return ""
         if is_stream:
             self.outcome.events += body.count(b"data:")
         self._received += 1
@@ -310,8 +315,8 @@ class _Run:
         except (ValueError, LookupError, TypeError) as error:
             return f"an answer that cannot be read ({error}): {body[:200]!r}"
         self.outcome.sampled_exact += content == self._expected
-        is_right = said == text_of(self._expected, is_stream=is_stream)
-        return "" if is_right else f"not what the model said: {said[:200]!r}"
+        is_same = said == text_of(self._expected, is_stream=is_stream)
+        return "" if is_same else f"not what the model said: {said[:200]!r}"
 
     def _fail(self, connection: _Connection, reason: str) -> None:
         """A connection that broke. Only one that was waiting for an answer is an error: idle ones may be closed."""

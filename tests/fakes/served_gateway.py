@@ -24,6 +24,7 @@ from gateway.snapshot_file import SnapshotFile
 from gateway.wire.server import Server
 from kernel.ids import uuid7
 from release.routing import Route
+from telemetry.metrics import Rules
 from telemetry.otel import Tracing
 from telemetry.records import BeginRecord, EndRecord, Record
 from telemetry.spool import Spool, segments
@@ -111,6 +112,12 @@ class ServedGateway:
             projects={**old.projects, tenant.project_id: routes},
             limits={**old.limits, tenant.project_id: tuple(limits)},
         )
+        self._settle()
+
+    def set_rules(self, tenant: Tenant, rules: Rules) -> None:
+        """What the tenant's feedback is held against."""
+        old = self.source.snapshot
+        self.source.snapshot = replace(old, rules={**old.rules, tenant.project_id: rules})
         self._settle()
 
     def remove_tenant(self, tenant: Tenant) -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from config import embedded
 from config.environment import Environment
-from gateway.limiter import Limiter
+from gateway.limiter import SIGNALS_PER_S, Limiter
 from gateway.limits import Limit, Measure
 from gateway.snapshot import Caller
+from tests.fakes.served_gateway import NO_REDIS
 from tests.fakes.silent_redis import silent_redis
 from tests.integration.gateway.conftest import redis_client as client
 
@@ -169,3 +170,17 @@ def test_a_redis_that_never_answers_holds_up_nothing() -> None:
             assert is_full(limiter)
 
         scenario(silent.url, steps)
+
+
+def test_a_key_without_a_limit_of_signals_has_the_usual_one() -> None:
+    async def steps(gateways: Gateways) -> None:
+        limiter = gateways.start()
+        assert limiter.refuse_signal(CALLER, NOW_S) is None
+        limiter.count_signals(CALLER, SIGNALS_PER_S - 1, NOW_S)
+        refused = limiter.refuse_signal(CALLER, NOW_S)
+        assert refused is not None
+        assert str(refused.limit) == f"API key: {SIGNALS_PER_S} signals in 1 s"
+        assert limiter.refuse_signal(CALLER, NOW_S + 1) is None
+        assert not is_full(limiter)  # calls are counted apart
+
+    scenario(NO_REDIS, steps)

@@ -20,7 +20,7 @@ from django.db import connection
 from audit.models import Event
 from kernel import clock
 from kernel.ids import uuid7
-from telemetry import ingest, selectors
+from telemetry import ingest, selectors, signals
 from telemetry.bodies import bodies_of
 from telemetry.ingest import Ingester
 from telemetry.models import Call, CallBody, CaptureLoss, Signal, SpoolPosition
@@ -390,12 +390,18 @@ def test_one_row_that_postgresql_refuses_does_not_take_the_others_along(spool, f
     assert CaptureLoss.objects.values_list("first_sequence", "reason").get() == (2, "refused")
 
 
-def test_a_second_signal_with_the_same_idempotency_key_is_the_first_one(spool, folder, tenant, now):
-    spool.append(rate(tenant, idempotency_key="ticket-7", value=True))
-    spool.append(rate(tenant, idempotency_key="ticket-7", value=False))
-    spool.append(rate(tenant, value=False))
+def test_under_one_idempotency_key_the_first_content_counts_and_another_is_listed(spool, folder, tenant, now):
+    first = rate(tenant, idempotency_key="ticket-7", value=True)
+    other = rate(tenant, idempotency_key="ticket-7", value=False)
+    for record in (first, first, other, other, rate(tenant, value=False)):
+        spool.append(record)
     Ingester(folder).ingest_once(now=now)
-    assert sorted(Signal.objects.values_list("value", flat=True)) == [False, True]
+    spool.append(other)
+    Ingester(folder).ingest_once(now=now)
+    assert sorted(Signal.objects.values_list("value", flat=True)) == [False, False, True]
+    (listed,) = signals.misfits(tenant.project.id)
+    assert (listed.id, listed.value) == (other.signal_id, False)
+    assert "ticket-7 was used before" in listed.misfit
 
 
 @pytest.mark.django_db(transaction=True)

@@ -161,7 +161,7 @@ def test_an_altered_file_or_another_shape_is_ignored_and_replaced(
         b"": "another version",
         whole[: body + 5]: "altered",
         whole[:-1]: "altered",
-        whole.replace(b" 1\n", b" 2\n", 1): "another version",
+        whole.replace(b" 2\n", b" 3\n", 1): "another version",
         **{
             whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]: "altered"
             for at in (body, body + 12, len(whole) - 1)
