@@ -1,6 +1,6 @@
 """`make bench-feedback`: how long does a signal take to be accepted, which means that it is on the disk?
 
-One gateway process on the machine's first core, the load generator on the second; an open loop of signals that are due at
+One gateway process on the first core, the load generator on the second; an open loop of signals that are due at
 a constant rate, so that a wait for the disk also counts for those behind it. Every signal that was accepted must be in
 the spool afterwards. `--short` publishes nothing."""
 
