@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
 
 from telemetry import waiting
@@ -170,7 +170,7 @@ def _join(project_id: UUID, signals: Sequence[Signal], now: datetime) -> int:
             _put(signal, places[signal.id], rules)
         else:
             signal.sought_at = now
-    Signal.objects.bulk_update(signals, ["run", "sought_at", "step", "misfit"])
+    _save(signals)
     fitting = [signal for signal in joined if not signal.misfit]
     replaced = Signal.objects.filter(
         project_id=project_id, id__in={signal.supersedes for signal in fitting if signal.supersedes}
@@ -180,6 +180,24 @@ def _join(project_id: UUID, signals: Sequence[Signal], now: datetime) -> int:
     _set_task_keys({signal.run_id for signal in fitting if signal.name == TASK and signal.run_id})
     waiting.wake_keys(project_id, {signal.value for signal in fitting if signal.name == EXTERNAL_KEY})
     return len(joined)
+
+
+def _save(signals: Sequence[Signal]) -> None:
+    """What the search has found out, in one statement: Django's own for many rows takes longer than the search."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE telemetry_signal AS signal SET run_id = found.run_id, sought_at = found.sought_at,"
+            " step = found.step, misfit = found.misfit"
+            " FROM unnest(%s::uuid[], %s::uuid[], %s::timestamptz[], %s::integer[], %s::text[])"
+            " AS found (id, run_id, sought_at, step, misfit) WHERE signal.id = found.id",
+            [
+                [signal.id for signal in signals],
+                [signal.run_id for signal in signals],
+                [signal.sought_at for signal in signals],
+                [signal.step for signal in signals],
+                [signal.misfit for signal in signals],
+            ],
+        )
 
 
 def _put(signal: Signal, place: "_Place", rules: Rules) -> None:
@@ -309,5 +327,9 @@ def _uuids(texts: Iterable[str]) -> dict[UUID, list[str]]:
 
 def _set_task_keys(run_ids: set[UUID]) -> None:
     tasks = {run_id: values[TASK] for run_id, values in run_signals(run_ids).items() if TASK in values}
-    runs = [Run(id=run_id, task_key=str(task)[:200]) for run_id, task in tasks.items()]
-    Run.objects.bulk_update(runs, ["task_key"])
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE telemetry_run AS run SET task_key = task.key"
+            " FROM unnest(%s::uuid[], %s::text[]) AS task (run_id, key) WHERE run.id = task.run_id",
+            [list(tasks), [str(task)[:200] for task in tasks.values()]],
+        )

@@ -79,7 +79,8 @@ class Request:
     def begin_record(self, run: RunGuess | None, *, dialect: str = "", **fields: Any) -> BeginRecord:
         """What the spool is told before the upstream hears of the call; `fields` are what a dialect reads."""
         hashes = run.hashes if run else None
-        fields.setdefault("external_key", external_keys.of(self.headers, {}))
+        if "external_key" not in fields:  # no dialect has read the body
+            fields["external_key"] = external_keys.of(self.headers, {})
         return BeginRecord(
             call_id=uuid7(),
             project_id=self.caller.project_id,
