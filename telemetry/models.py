@@ -45,11 +45,17 @@ class Run(models.Model):
     model_alias = models.CharField(max_length=200, blank=True)
     confidence = models.FloatField(default=1.0)
     """The lowest confidence of the run's links, 0 to 1."""
+    parent_step = models.ForeignKey(
+        "Step", null=True, blank=True, on_delete=models.PROTECT, related_name="child_runs"
+    )
+    """For a sub-agent's run: the step of another run whose tool call it answered, word for word."""
     step_count = models.PositiveIntegerField(default=0)
     call_count = models.PositiveIntegerField(default=0)
     started_at = models.DateTimeField()
     latest_call_at = models.DateTimeField()
     closed_at = models.DateTimeField(null=True, blank=True)
+    reopened_at = models.DateTimeField(null=True, blank=True)
+    """When a late call last opened the run again after it had been closed."""
     matures_at = models.DateTimeField(null=True, blank=True)
     """When the next of the run's attribution windows closes (`telemetry.windows`); null: all have."""
     is_mature = models.BooleanField(default=True)
@@ -82,7 +88,7 @@ class Step(models.Model):
     parent = models.ForeignKey("self", null=True, on_delete=models.PROTECT, related_name="children")
     confidence = models.FloatField()
     reason = models.CharField(max_length=60)
-    """Why the step stands here: `named`, `opening`, `echo`, `echo_ambiguous`, `retry`, `single`, `orphan`."""
+    """Why the step stands here: a `telemetry.stitching.Reason`."""
 
     class Meta:
         constraints = [models.UniqueConstraint(name="step_index_unique", fields=["run", "index"])]
@@ -129,8 +135,18 @@ class Call(models.Model):
     """Rolling hash of all the request's messages; see telemetry.stitching."""
     parent_hashes = ArrayField(models.BinaryField(), default=list)
     """Rolling hashes after each assistant message of the request, longest first: echoes of possible parents."""
+    repeat_hashes = ArrayField(models.BinaryField(), default=list)
+    """What the request's assistant messages say one by one, newest first."""
+    result_hashes = ArrayField(models.BinaryField(), default=list)
+    """What tools answered since the last of them: perhaps what a sub-agent said."""
+    continues = models.CharField(max_length=200, blank=True, default="")
+    """The id of the response that the request names as its past."""
+    trace_id = models.CharField(max_length=32, blank=True, default="")
+    """The caller's W3C trace, as 32 hexadecimal digits."""
     echo_hash = models.BinaryField(null=True)
     """Rolling hash of the request's messages plus the answer: what the run's next request must begin with."""
+    said_hash = models.BinaryField(null=True)
+    """What the answer says, whatever it was said to; null when that may be said in any run."""
     finish_reason = models.CharField(max_length=40, blank=True)
     prompt_tokens = models.PositiveIntegerField(null=True)
     completion_tokens = models.PositiveIntegerField(null=True)
@@ -157,6 +173,10 @@ class Call(models.Model):
             models.Index(
                 fields=["api_key", "echo_hash"], name="call_echo", condition=Q(echo_hash__isnull=False)
             ),
+            models.Index(
+                fields=["api_key", "said_hash"], name="call_said", condition=Q(said_hash__isnull=False)
+            ),
+            models.Index(fields=["api_key", "trace_id"], name="call_trace", condition=~Q(trace_id="")),
             models.Index(
                 fields=["api_key", "prefix_hash"], name="call_prefix", condition=Q(prefix_hash__isnull=False)
             ),

@@ -52,6 +52,12 @@ class BeginRecord:
     """The project's own key for what the run is about."""
     prefix_hash: bytes | None = None
     parent_hashes: tuple[bytes, ...] = ()
+    repeat_hashes: tuple[bytes, ...] = ()
+    result_hashes: tuple[bytes, ...] = ()
+    continues: str = ""
+    """The id of the response that the request names as its past."""
+    trace_id: str = ""
+    """The caller's W3C trace, as 32 hexadecimal digits."""
     is_shed: bool = False
     """Whether the spool left the body out, because it was nearly full."""
     request: bytes = b""
@@ -82,6 +88,7 @@ class EndRecord:
     """What the upstream's price list says the call cost, in millionths of a US dollar; None without a price."""
     tool_call_count: int = 0
     echo_hash: bytes | None = None
+    said_hash: bytes | None = None
     upstream_id: UUID | None = None
     """The provider that answered; None for a policy node of ours, and when nobody answered."""
     attempts: int = 1
@@ -199,7 +206,8 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "hidden": tuple,
     "prefix_hash": bytes.fromhex,
     "echo_hash": bytes.fromhex,
-    "parent_hashes": _hashes,
+    "said_hash": bytes.fromhex,
+    **dict.fromkeys(["parent_hashes", "repeat_hashes", "result_hashes"], _hashes),
 }
 
 

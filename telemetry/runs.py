@@ -20,7 +20,16 @@ from kernel.queueing import TaskRef
 from telemetry import waiting, windows
 from telemetry.locks import lock_project as lock_project
 from telemetry.models import Call, CallOutcome, Run, RunState, Signal, Step
-from telemetry.stitching import MAX_EQUALS, Earlier, Hashes, Link, Reason, decide
+from telemetry.stitching import (
+    MAX_EQUALS,
+    MAX_TRACE_ROOTS,
+    Earlier,
+    Hashes,
+    Link,
+    Reason,
+    decide,
+    is_one_run,
+)
 
 STITCH = TaskRef("telemetry.stitch")
 """Argument `project_id`: stitch the project's new calls, then join its signals."""
@@ -78,7 +87,8 @@ def close(run_ids: Iterable[UUID], *, now: datetime) -> int:
 def close_idle(*, now: datetime, idle: timedelta = IDLE) -> int:
     """Close the runs of all projects that had no call for `idle`; return how many.
 
-    A closed run still takes late calls and signals: its revision grows, and with it a new episode is due."""
+    A late call opens a closed run again, which says since when; a late signal does not. Either is a new revision, and
+    with it a new episode is due."""
     quiet = Run.objects.filter(state=RunState.OPEN, latest_call_at__lt=now - idle)
     return quiet.update(state=RunState.CLOSED, closed_at=now)
 
@@ -102,7 +112,11 @@ class _Known:
     """What the rule needs to know about earlier calls; grows as the batch's own calls find their place."""
 
     answers: dict[tuple[UUID, bytes], list[tuple[datetime, Earlier]]] = field(default_factory=dict)
-    """By API key and echo hash, in the order in which the answers ended."""
+    """By API key and echo hash, or what they said, in the order in which the answers ended."""
+    responses: dict[tuple[UUID, str], list[tuple[datetime, Earlier]]] = field(default_factory=dict)
+    """By API key and the id of the response, in the order in which they ended."""
+    roots: dict[tuple[UUID, str], list[Earlier]] = field(default_factory=dict)
+    """By API key and trace: where conversations began under it, at most MAX_TRACE_ROOTS."""
     attempts: dict[tuple[UUID, bytes], dict[UUID, _Attempts]] = field(default_factory=dict)
     """By API key and prefix hash, then by step, oldest first."""
     runs: dict[UUID, Run] = field(default_factory=dict)
@@ -112,6 +126,7 @@ class _Known:
     grown: dict[UUID, Run] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     placed: list[Call] = field(default_factory=list)
+    reopened: set[UUID] = field(default_factory=set)
 
     def add_run(self, run: Run) -> None:
         self.runs[run.id] = run
@@ -119,8 +134,25 @@ class _Known:
         for name in {run.name, str(run.id)} - {""}:
             self.named[run.api_key_id, name] = run
 
-    def add_answer(self, key_id: UUID, echo: bytes, ended_at: datetime, earlier: Earlier) -> None:
-        insort(self.answers.setdefault((key_id, echo), []), (ended_at, earlier), key=itemgetter(0))
+    def grow(self, run: Run) -> None:
+        """The run's next revision, once for all that the batch brings it."""
+        if run.id not in self.grown:
+            run.revision += 1
+            self.grown[run.id] = run
+
+    def add_answer(self, key_id: UUID, digest: bytes, ended_at: datetime, earlier: Earlier) -> None:
+        insort(self.answers.setdefault((key_id, digest), []), (ended_at, earlier), key=itemgetter(0))
+
+    def add_response(self, key_id: UUID, response_id: str, ended_at: datetime, earlier: Earlier) -> None:
+        insort(self.responses.setdefault((key_id, response_id), []), (ended_at, earlier), key=itemgetter(0))
+
+    def answered(self, key_id: UUID, digest: bytes) -> list[Earlier]:
+        return [earlier for _, earlier in self.answers.get((key_id, digest), ())]
+
+    def traced(self, key_id: UUID, trace_id: str) -> list[Earlier]:
+        """A call of the run that the trace names, if it names one."""
+        roots = self.roots.get((key_id, trace_id), []) if trace_id else []
+        return roots[:1] if is_one_run(len({root.run_id for root in roots}), len(roots)) else []
 
     def add_attempt(
         self, key_id: UUID, prefix: bytes, run_id: UUID, step_id: UUID, retry_count: int, outcome: str
@@ -147,26 +179,22 @@ def _stitch(calls: Sequence[Call], now: datetime) -> int:
 
 
 def _load(calls: Sequence[Call]) -> _Known:
-    """Everything earlier that the batch may refer to, in five queries."""
+    """Everything earlier that the batch may refer to, in a few queries however long it is."""
     known = _Known()
     keys = {call.api_key_id for call in calls}
     echoes = {bytes(echo) for call in calls for echo in call.parent_hashes}
-    newest_first = Window(
-        RowNumber(),
-        partition_by=[F("api_key_id"), F("echo_hash")],
-        order_by=F("ended_at").desc(nulls_last=True),
-    )
-    answers = (
-        Call.objects.filter(
-            api_key_id__in=keys, echo_hash__in=echoes, step__isnull=False, ended_at__isnull=False
-        )
-        .annotate(rank=newest_first, claimed=Exists(Step.objects.filter(parent_id=OuterRef("step_id"))))
-        .filter(rank__lte=MAX_EQUALS)
-        .values_list("api_key_id", "echo_hash", "ended_at", "step__run_id", "step_id", "claimed")
-    )
-    for key_id, echo, ended_at, run_id, step_id, claimed in answers:
-        if echo is not None and ended_at is not None:
-            known.add_answer(key_id, bytes(echo), ended_at, Earlier(run_id, step_id, claimed=claimed))
+    _load_answers(known, keys, "echo_hash", echoes)
+    found = {echo for _, echo in known.answers} | {bytes(call.echo_hash) for call in calls if call.echo_hash}
+    repeats = {
+        bytes(repeat)
+        for call in calls
+        if found.isdisjoint(map(bytes, call.parent_hashes))
+        for repeat in call.repeat_hashes
+    }
+    results = {bytes(result) for call in calls for result in call.result_hashes}
+    _load_answers(known, keys, "said_hash", repeats | results)
+    _load_responses(known, keys, {call.continues for call in calls} - {""})
+    _load_traces(known, keys, {call.trace_id for call in calls} - {""})
 
     retries = [call for call in calls if call.retry_count and call.prefix_hash]
     if retries:
@@ -186,6 +214,8 @@ def _load(calls: Sequence[Call]) -> _Known:
 
     names = {call.run_name for call in calls if call.run_name}
     linked = {answer.run_id for equals in known.answers.values() for _, answer in equals}
+    linked |= {answer.run_id for equals in known.responses.values() for _, answer in equals}
+    linked |= {root.run_id for roots in known.roots.values() for root in roots}
     linked |= {attempts.run_id for steps in known.attempts.values() for attempts in steps.values()}
     called = Q(name__in=names) | Q(id__in=[UUID(name) for name in names if _is_run_id(name)])
     for run in Run.objects.filter(Q(id__in=linked) | Q(called, api_key_id__in=keys)):
@@ -195,10 +225,61 @@ def _load(calls: Sequence[Call]) -> _Known:
     return known
 
 
+def _load_answers(known: _Known, keys: set[UUID], column: str, digests: set[bytes]) -> None:
+    """The newest answers to each of these digests, with whether they were continued."""
+    if not digests:
+        return
+    newest_first = Window(
+        RowNumber(), partition_by=[F("api_key_id"), F(column)], order_by=F("ended_at").desc(nulls_last=True)
+    )
+    answers = (
+        Call.objects.filter(
+            api_key_id__in=keys, step__isnull=False, ended_at__isnull=False, **{f"{column}__in": digests}
+        )
+        .annotate(rank=newest_first, claimed=Exists(Step.objects.filter(parent_id=OuterRef("step_id"))))
+        .filter(rank__lte=MAX_EQUALS)
+        .values_list("api_key_id", column, "ended_at", "step__run_id", "step_id", "claimed")
+    )
+    for key_id, digest, ended_at, run_id, step_id, claimed in answers:
+        known.add_answer(key_id, bytes(digest), ended_at, Earlier(run_id, step_id, claimed=claimed))
+
+
+def _load_responses(known: _Known, keys: set[UUID], response_ids: set[str]) -> None:
+    """The calls that answered with these ids."""
+    if not response_ids:
+        return
+    calls = Call.objects.filter(api_key_id__in=keys, response_id__in=response_ids, step__isnull=False)
+    for key_id, response_id, started_at, ended_at, run_id, step_id in calls.values_list(
+        "api_key_id", "response_id", "started_at", "ended_at", "step__run_id", "step_id"
+    ):
+        known.add_response(key_id, response_id, ended_at or started_at, Earlier(run_id, step_id))
+
+
+def _load_traces(known: _Known, keys: set[UUID], trace_ids: set[str]) -> None:
+    """Where conversations began under these traces, the first ones of each."""
+    if not trace_ids:
+        return
+    rank = Window(
+        RowNumber(), partition_by=[F("api_key_id"), F("trace_id")], order_by=[F("started_at"), F("id")]
+    )
+    roots = (
+        Call.objects.filter(
+            api_key_id__in=keys, trace_id__in=trace_ids, step__parent=None, step__isnull=False
+        )
+        .annotate(rank=rank)
+        .filter(rank__lte=MAX_TRACE_ROOTS)
+        .order_by("started_at", "id")
+        .values_list("api_key_id", "trace_id", "step__run_id", "step_id")
+    )
+    for key_id, trace_id, run_id, step_id in roots:
+        known.roots.setdefault((key_id, trace_id), []).append(Earlier(run_id, step_id))
+
+
 def _link(call: Call, known: _Known, now: datetime) -> Link | None:
     """Where the call stands; None while it waits for an earlier call that may still arrive."""
     parents = tuple(bytes(echo) for echo in call.parent_hashes)
-    hashes = Hashes(bytes(call.prefix_hash), parents) if call.prefix_hash else None
+    repeats = tuple(bytes(repeat) for repeat in call.repeat_hashes)
+    hashes = Hashes(bytes(call.prefix_hash), parents, repeats) if call.prefix_hash else None
     run = known.named.get((call.api_key_id, call.run_name)) if call.run_name else None
     attempts = []
     if call.retry_count and hashes:
@@ -208,18 +289,28 @@ def _link(call: Call, known: _Known, now: datetime) -> Link | None:
             for step in steps.values()
             if min(step.retry_counts) < call.retry_count
         ]
-    answers = {
-        echo: [answer for _, answer in known.answers.get((call.api_key_id, echo), ())] for echo in parents
-    }
+    answers = {digest: known.answered(call.api_key_id, digest) for digest in (*parents, *repeats)}
+    responses = known.responses.get((call.api_key_id, call.continues), ())
+    continued = [earlier for _, earlier in responses] if call.continues else None
+    traced = known.traced(call.api_key_id, call.trace_id)
     if call.run_name:
         run_id = run.id if run else None
         attempts = [attempt for attempt in attempts if attempt.run_id == run_id]
         answers = {
             echo: [answer for answer in equals if answer.run_id == run_id] for echo, equals in answers.items()
         }
-    elif _is_fresh(call, now) and _may_get_better(call, parents, answers, attempts):
+        continued = [earlier for earlier in continued or () if earlier.run_id == run_id]
+    elif _is_fresh(call, now) and _may_get_better(call, parents, answers, attempts, continued):
         return None
-    return decide(hashes, answers=answers, attempts=attempts, named=bool(call.run_name), told=call.run_hint)
+    return decide(
+        hashes,
+        answers=answers,
+        attempts=attempts,
+        continued=continued,
+        traced=traced,
+        named=bool(call.run_name),
+        told=call.run_hint,
+    )
 
 
 def _is_fresh(call: Call, now: datetime) -> bool:
@@ -231,10 +322,13 @@ def _may_get_better(
     parents: Sequence[bytes],
     answers: Mapping[bytes, Sequence[Earlier]],
     attempts: Sequence[Earlier],
+    continued: Sequence[Earlier] | None,
 ) -> bool:
     """Whether an earlier call that has not arrived could be the one that this call continues or retries."""
     if call.retry_count and call.prefix_hash:
         return not attempts
+    if continued is not None:
+        return not continued
     if not parents:
         return False
     equals = answers[parents[0]]
@@ -254,7 +348,7 @@ def _place(call: Call, link: Link, known: _Known) -> None:
             project_id=call.project_id,
             run_id=run.id,
             index=run.step_count,
-            parent_id=link.to.step_id if link.to else None,
+            parent_id=link.to.step_id if link.to and link.reason is not Reason.TRACE else None,
             confidence=link.confidence,
             reason=link.reason,
         )
@@ -263,9 +357,13 @@ def _place(call: Call, link: Link, known: _Known) -> None:
         run.step_count += 1
         if link.to:
             link.to.claimed = True
-    if run.id not in known.grown:
-        run.revision += 1
-        known.grown[run.id] = run
+        if call.trace_id and step.parent_id is None:
+            roots = known.roots.setdefault((call.api_key_id, call.trace_id), [])
+            if len(roots) < MAX_TRACE_ROOTS:
+                roots.append(Earlier(run.id, step.id))
+    known.grow(run)
+    if run.state == RunState.CLOSED:
+        known.reopened.add(run.id)
     ended_at = call.ended_at or call.started_at
     run.call_count += 1
     run.confidence = min(run.confidence, link.confidence)
@@ -273,12 +371,29 @@ def _place(call: Call, link: Link, known: _Known) -> None:
     run.latest_call_at = max(run.latest_call_at, ended_at)
     run.model_alias = run.model_alias or call.model_requested
     known.placed.append(call)
-    if call.echo_hash:
-        known.add_answer(call.api_key_id, bytes(call.echo_hash), ended_at, Earlier(run.id, call.step_id))
+    answer = Earlier(run.id, call.step_id)
+    for digest in filter(None, (call.echo_hash, call.said_hash)):
+        known.add_answer(call.api_key_id, bytes(digest), ended_at, answer)
+    if call.response_id:
+        known.add_response(call.api_key_id, call.response_id, ended_at, answer)
+    if link.to and link.to.step_id and call.result_hashes:
+        _adopt(call, run, link.to.step_id, known)
     if call.prefix_hash:
         known.add_attempt(
             call.api_key_id, bytes(call.prefix_hash), run.id, call.step_id, call.retry_count, call.outcome
         )
+
+
+def _adopt(call: Call, run: Run, parent_step_id: UUID, known: _Known) -> None:
+    """Make runs children of the step that this call continues, where their last words have come back word for word as
+    what one of the step's tools answered: sub-agents, in sequence or side by side."""
+    for result in call.result_hashes:
+        runs = {answer.run_id for answer in known.answered(call.api_key_id, bytes(result))} - {run.id}
+        child = known.runs.get(runs.pop()) if len(runs) == 1 else None
+        # A child begins after its parent: so there is no circle.
+        if child and not child.parent_step_id and run.started_at < child.started_at < call.started_at:
+            child.parent_step_id = parent_step_id
+            known.grow(child)
 
 
 def _is_run_id(name: str) -> bool:
@@ -320,8 +435,12 @@ def _save(project_id: UUID, known: _Known, now: datetime) -> None:
             "latest_call_at",
             "matures_at",
             "is_mature",
+            "parent_step",
         ],
     )
+    if known.reopened:
+        closed = Run.objects.filter(id__in=known.reopened, state=RunState.CLOSED)
+        closed.update(state=RunState.OPEN, closed_at=None, reopened_at=now)
     Step.objects.bulk_create(known.steps)
     with connection.cursor() as cursor:
         cursor.execute(

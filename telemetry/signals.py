@@ -14,10 +14,10 @@ from uuid import UUID
 from django.db import connection, transaction
 from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
 
-from telemetry import waiting
+from telemetry import runs, waiting
 from telemetry.declarations import rules_of
 from telemetry.locks import lock_project
-from telemetry.metrics import EXTERNAL_KEY, TASK, Kind, Level, Rules, misfit
+from telemetry.metrics import CLOSED, EXTERNAL_KEY, TASK, Kind, Level, Rules, misfit
 from telemetry.models import Call, Run, Signal
 
 BATCH = 1000
@@ -177,9 +177,14 @@ def _join(project_id: UUID, signals: Sequence[Signal], now: datetime) -> int:
     )
     touched = {*(signal.run_id for signal in joined), *replaced.values_list("run_id", flat=True)}
     grow(run_id for run_id in touched if run_id)
+    runs.close((signal.run_id for signal in fitting if _tells_end(signal) and signal.run_id), now=now)
     _set_task_keys({signal.run_id for signal in fitting if signal.name == TASK and signal.run_id})
     waiting.wake_keys(project_id, {signal.value for signal in fitting if signal.name == EXTERNAL_KEY})
     return len(joined)
+
+
+def _tells_end(signal: Signal) -> bool:
+    return signal.name == CLOSED and signal.value is True
 
 
 def _save(signals: Sequence[Signal]) -> None:
@@ -273,13 +278,13 @@ def _of_runs(project_id: UUID, stitched: "QuerySet[Call]", texts: set[str]) -> d
         return {}
     # From the weakest claim to the strongest, the later ones overwriting: the caller's own name, the id
     # that the gateway told (the stitcher may have chosen another), a run's id.
-    runs = Run.objects.filter(project_id=project_id)
-    named = runs.filter(name__in=texts).order_by("started_at", "id")
+    all_runs = Run.objects.filter(project_id=project_id)
+    named = all_runs.filter(name__in=texts).order_by("started_at", "id")
     found = {("run_id", name): _Place(run_id) for name, run_id in named.values_list("name", "id")}
     by_run = _uuids(texts)
     told = stitched.filter(run_hint__in=by_run).order_by("started_at", "id")
     chosen: dict[UUID | None, UUID] = dict(told.values_list("run_hint", "step__run_id"))
-    chosen |= {run_id: run_id for run_id in runs.filter(id__in=by_run).values_list("id", flat=True)}
+    chosen |= {run_id: run_id for run_id in all_runs.filter(id__in=by_run).values_list("id", flat=True)}
     for run_id, texts_of_run in by_run.items():
         if run_id in chosen:
             found |= {("run_id", text): _Place(chosen[run_id]) for text in texts_of_run}
@@ -302,16 +307,16 @@ def _runs_by_key(
     found: dict[str, set[tuple[datetime, UUID]]] = {}
     for key, started_at, run_id in [*by_call.distinct(), *given]:
         found.setdefault(key, set()).add((started_at, run_id))
-    return {key: sorted(runs) for key, runs in found.items()}
+    return {key: sorted(begun) for key, begun in found.items()}
 
 
-def _among(runs: Sequence[tuple[datetime, UUID]], observed_at: datetime) -> _Place | None:
+def _among(begun: Sequence[tuple[datetime, UUID]], observed_at: datetime) -> _Place | None:
     """Of the runs of one key, oldest first, the one that an observation is about: the newest that had begun by then;
     the first, when none had, because clocks differ and some know beforehand."""
-    if not runs:
+    if not begun:
         return None
-    began = [run_id for started_at, run_id in runs if started_at <= observed_at]
-    return _Place(began[-1] if began else runs[0][1])
+    began = [run_id for started_at, run_id in begun if started_at <= observed_at]
+    return _Place(began[-1] if began else begun[0][1])
 
 
 def _uuids(texts: Iterable[str]) -> dict[UUID, list[str]]:

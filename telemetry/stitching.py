@@ -1,33 +1,43 @@
-"""Which run does a call belong to? Rolling hashes of its messages, and the rule that links it to earlier
-calls.
+"""Which run does a call belong to? What its messages say, and the rule that links it to earlier calls.
 
-No database, no IO. The gateway asks live (`RunTracker`), `telemetry.runs` asks again with all calls at hand;
-both go through `decide`, and the database's word is final.
+No database, no IO. The gateway asks live (`telemetry.tracker`), `telemetry.runs` asks again with all calls at
+hand; both go through `decide`, and the database's word is final.
 
 A request that repeats our answer to an earlier call, after exactly the messages that this call had,
 continues that call. An equal opening prompt proves nothing (it joined strangers in 54 of 97 recorded
-pairs); a repeated answer made no such error. Calls that are equal word for word so far cannot be told
-apart: any consistent choice is right, and the confidence says so."""
+pairs); a repeated answer made no such error. Where the history was cut, summed up or edited, single answers of
+ours that are still in it tell the run, if they are too particular to be said twice. Calls that are equal word for
+word so far cannot be told apart: any consistent choice is right, and the confidence says so."""
 
 import hashlib
-from collections import OrderedDict, deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Generic, TypeVar
+from typing import Any
 from uuid import UUID
 
 import orjson
 
-from kernel.ids import uuid7
-
 MAX_PARENTS = 16
 """How many of a request's assistant messages are looked up: the newest answers, in case the last ones were
 edited."""
+MAX_REPEATS = 8
+"""How many of a request's assistant messages are looked up one by one, the newest first, where no echo is found."""
+MAX_RESULTS = 8
+"""How many tool results, behind a request's last assistant message, may be the last words of sub-agents."""
 MAX_EQUALS = 32
 """How many earlier calls that are equal word for word stay candidates: the newest ones."""
+MIN_PROOF_CHARACTERS = 60
+"""A text that is shorter, and has no tool call beside it, may be said in any run: it proves nothing."""
 OLDER_ECHO_CONFIDENCE = 0.8
 """The request repeats an answer of ours, but its last assistant message is not ours."""
+REPEAT_CONFIDENCE = 0.7
+"""The request holds an answer of ours, behind a history that is not the one it was given to."""
+TRACE_CONFIDENCE = 0.6
+"""Nothing but the caller's trace says that the call belongs here."""
+MAX_TRACE_ROOTS = 16
+"""A trace under which more conversations began than this is no run: a batch or a worker's life."""
 ORPHAN_CONFIDENCE = 0.5
 """The request has assistant messages, none of them ours: an opening with examples, or history that was
 rewritten."""
@@ -45,17 +55,49 @@ class Hashes:
     parents: tuple[bytes, ...]
     """Rolling hashes after each assistant message, longest first, at most MAX_PARENTS: echoes of possible
     parents."""
+    repeats: tuple[bytes, ...] = ()
+    """What the assistant messages say one by one (`said`), newest first, where that is proof enough."""
+    results: tuple[bytes, ...] = ()
+    """What the tools answered since the last assistant message (`said`), where that is particular enough: it may be
+    what a sub-agent said."""
 
 
 def roll(messages: Sequence[Mapping[str, Any]]) -> Hashes:
     """Hash a request's messages (chat form: role, content, tool_calls, ...). Never raises on odd content."""
     current = _EMPTY
     parents: deque[bytes] = deque(maxlen=MAX_PARENTS)
+    answers: deque[Mapping[str, Any]] = deque(maxlen=MAX_REPEATS)
+    results: list[Mapping[str, Any]] = []
     for message in messages:
         current = extend(current, message)
-        if message.get("role") == "assistant":
+        role = message.get("role")
+        if role == "assistant":
             parents.appendleft(current)
-    return Hashes(prefix=current, parents=tuple(parents))
+            answers.appendleft(message)
+            results = []
+        elif role == "tool":
+            results.append(message)
+    return Hashes(
+        prefix=current,
+        parents=tuple(parents),
+        repeats=tuple(filter(None, map(said, answers))),
+        results=tuple(filter(None, map(said, results[:MAX_RESULTS]))),
+    )
+
+
+def said(message: Mapping[str, Any]) -> bytes | None:
+    """What a message says, whatever stood before it; None when that may be said in any run.
+
+    Ids of tool calls are the provider's, and new each time. Of text, whoever repeats it: an answer, or the tool
+    message in which a sub-agent's answer comes back."""
+    calls = message.get("tool_calls")
+    if isinstance(calls, list) and calls:
+        ids = [call.get("id") if isinstance(call, Mapping) else None for call in calls]
+        return hashlib.sha256(b"ids" + _canonical_json(ids)).digest() if all(ids) else None
+    content, _ = _content(message.get("content"))
+    if not isinstance(content, str) or len(content) < MIN_PROOF_CHARACTERS:
+        return None
+    return hashlib.sha256(b"text" + content.strip().encode("utf-8", "surrogatepass")).digest()
 
 
 def extend(prefix: bytes, message: Mapping[str, Any]) -> bytes:
@@ -128,12 +170,15 @@ class Reason(StrEnum):
     """Why a call stands where it stands."""
 
     NAMED = "named"  # the caller said so
+    CONTINUED = "continued"  # names the response that it continues
     OPENING = "opening"  # no assistant message yet
     ECHO = "echo"  # repeats one answer of ours
     ECHO_AMBIGUOUS = "echo_ambiguous"  # repeats an answer that several runs got, after equal messages
+    REPEAT = "repeat"  # holds an answer of ours; the history before it was cut, summed up or edited
     RETRY = "retry"  # the SDK's own further attempt at the same request
+    TRACE = "trace"  # nothing but the caller's trace says so
     SINGLE = "single"  # no messages at all, e.g. embeddings
-    ORPHAN = "orphan"  # assistant messages, none of them ours
+    ORPHAN = "orphan"  # it has a past, and none of it is ours
 
 
 @dataclass(eq=False)
@@ -165,6 +210,8 @@ def decide(
     *,
     answers: Mapping[bytes, Sequence[Earlier]],
     attempts: Sequence[Earlier] = (),
+    continued: Sequence[Earlier] | None = None,
+    traced: Sequence[Earlier] = (),
     named: bool = False,
     told: UUID | None = None,
 ) -> Link:
@@ -172,9 +219,11 @@ def decide(
 
     Args:
         hashes: Of the call's messages; None when it has none.
-        answers: Earlier calls by echo hash, each list in the order in which the answers ended.
+        answers: Earlier calls by echo hash and by what they said, each list in the order in which the answers ended.
         attempts: For an SDK retry: calls with the same prefix and a lower retry count, oldest first.
-        named: The caller named the run; `answers` and `attempts` then hold calls of that run only.
+        continued: The calls that answered with the response that this one names as its past; None when it names none.
+        traced: A call of the run that the caller's trace names (`is_one_run`); none where it names no run.
+        named: The caller named the run; all of these then hold calls of that run only.
         told: The run that the gateway told the caller; it settles the choice among equals, so that told and
             kept agree."""
     if attempts:
@@ -182,101 +231,48 @@ def decide(
         best = [attempt for attempt in attempts if (attempt.claimed, attempt.answered) == rank]
         to = next((attempt for attempt in best if attempt.run_id == told), best[-1])
         return Link(to, 1 / len({attempt.run_id for attempt in best}), Reason.RETRY)
+    if continued:
+        return Link(continued[-1], 1.0, Reason.NAMED if named else Reason.CONTINUED)
     parents = hashes.parents if hashes else ()
     found = next((echo for echo in parents if answers.get(echo)), None)
-    if found is None:
+    if found is not None:
+        equals = answers[found]
+        to = _of_equals(equals, told)
+        runs = len({answer.run_id for answer in equals})
         if named:
-            return Link(None, 1.0, Reason.NAMED)
-        if hashes is None:
-            return Link(None, 1.0, Reason.SINGLE)
-        return Link(None, ORPHAN_CONFIDENCE, Reason.ORPHAN) if parents else Link(None, 1.0, Reason.OPENING)
-    equals = answers[found]
-    unclaimed = [answer for answer in equals if not answer.claimed]
-    to = next((answer for answer in equals if answer.run_id == told), (unclaimed or equals)[0])
-    runs = len({answer.run_id for answer in equals})
+            return Link(to, 1.0, Reason.NAMED)
+        confidence = (1.0 if found == parents[0] else OLDER_ECHO_CONFIDENCE) / runs
+        return Link(to, confidence, Reason.ECHO if runs == 1 else Reason.ECHO_AMBIGUOUS)
+    repeat = _sole_repeat(hashes, answers, told)
     if named:
-        return Link(to, 1.0, Reason.NAMED)
-    confidence = (1.0 if found == parents[0] else OLDER_ECHO_CONFIDENCE) / runs
-    return Link(to, confidence, Reason.ECHO if runs == 1 else Reason.ECHO_AMBIGUOUS)
+        return Link(repeat, 1.0, Reason.NAMED)
+    if repeat is not None:
+        return Link(repeat, REPEAT_CONFIDENCE, Reason.REPEAT)
+    if traced:
+        return Link(traced[-1], TRACE_CONFIDENCE, Reason.TRACE)
+    if hashes is None:
+        return Link(None, 1.0, Reason.SINGLE)
+    has_past = bool(parents) or continued is not None
+    return Link(None, ORPHAN_CONFIDENCE, Reason.ORPHAN) if has_past else Link(None, 1.0, Reason.OPENING)
 
 
-@dataclass(frozen=True)
-class Guess:
-    """What the gateway can tell a caller at once. The database may join the call elsewhere; a told id stays
-    resolvable."""
-
-    run_id: UUID
-    """The run continued, or a fresh id for a new run."""
-    ambiguous: bool
-    """True when several runs are equal word for word so far."""
+def is_one_run(runs: int, roots: int) -> bool:
+    """Whether a trace names a run: all that began under it is of one, and no more began than one execution begins."""
+    return runs == 1 and roots < MAX_TRACE_ROOTS
 
 
-V = TypeVar("V")
+def _of_equals(equals: Sequence[Earlier], told: UUID | None) -> Earlier:
+    unclaimed = [answer for answer in equals if not answer.claimed]
+    return next((answer for answer in equals if answer.run_id == told), (unclaimed or equals)[0])
 
 
-class _Recent(Generic[V]):
-    """A dictionary of lists that forgets: at most `capacity` keys, at most MAX_EQUALS values each."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._lists: OrderedDict[Hashable, deque[V]] = OrderedDict()
-
-    def get(self, key: Hashable) -> Sequence[V]:
-        found = self._lists.get(key)
-        if found is None:
-            return ()
-        self._lists.move_to_end(key)
-        return found
-
-    def add(self, key: Hashable, value: V) -> None:
-        self._lists.setdefault(key, deque(maxlen=MAX_EQUALS)).append(value)
-        self._lists.move_to_end(key)
-        if len(self._lists) > self._capacity:
-            self._lists.popitem(last=False)
-
-
-class RunTracker:
-    """The live stitcher of one gateway process: bounded memory, forgets the longest unused first.
-
-    It sees this process's calls, and of others what it is told (`heard`); not how attempts ended. So it may miss a
-    link that the database finds."""
-
-    def __init__(self, capacity: int = 100_000) -> None:
-        self._answers: _Recent[Earlier] = _Recent(capacity)
-        self._attempts: _Recent[tuple[int, Earlier]] = _Recent(capacity)
-
-    def open(self, key_id: Hashable, hashes: Hashes | None, retry_count: int = 0) -> Guess:
-        """A request has arrived that names no run. `hashes` is None when it has no messages."""
-        if hashes is None:
-            return Guess(uuid7(), ambiguous=False)
-        attempts = self._attempts_before(key_id, hashes, retry_count)
-        answers = {echo: self._answers.get((key_id, echo)) for echo in hashes.parents}
-        link = decide(hashes, answers=answers, attempts=attempts)
-        if link.to is not None:
-            link.to.claimed = True
-        run_id = link.to.run_id if link.to else uuid7()
-        self._attempts.add((key_id, hashes.prefix), (retry_count, Earlier(run_id)))
-        ambiguous = link.reason in {Reason.ECHO_AMBIGUOUS, Reason.RETRY} and link.confidence < 1
-        return Guess(run_id, ambiguous)
-
-    def answered(self, key_id: Hashable, run_id: UUID, echo_hash: bytes) -> None:
-        """The call's whole answer has been seen: its echo may now open a later request."""
-        self._answers.add((key_id, echo_hash), Earlier(run_id))
-
-    def is_at_a_loss(self, key_id: Hashable, hashes: Hashes, retry_count: int = 0) -> bool:
-        """Whether another process may know better: the request has assistant messages, and none of them is an answer
-        seen here, or the one that is has been continued already and may since have been given to an equal run."""
-        if not hashes.parents or self._attempts_before(key_id, hashes, retry_count):
-            return False
-        known = next((found for echo in hashes.parents if (found := self._answers.get((key_id, echo)))), ())
-        return all(answer.claimed for answer in known)
-
-    def heard(self, key_id: Hashable, run_id: UUID, echo_hash: bytes) -> None:
-        """Another process says that it saw this answer."""
-        if all(answer.run_id != run_id for answer in self._answers.get((key_id, echo_hash))):
-            self.answered(key_id, run_id, echo_hash)
-
-    def _attempts_before(self, key_id: Hashable, hashes: Hashes, retry_count: int) -> list[Earlier]:
-        return [
-            earlier for count, earlier in self._attempts.get((key_id, hashes.prefix)) if count < retry_count
-        ]
+def _sole_repeat(
+    hashes: Hashes | None, answers: Mapping[bytes, Sequence[Earlier]], told: UUID | None
+) -> Earlier | None:
+    """The newest answer of ours that the request repeats, if one run alone has given it: what several have said
+    proves nothing here, where the past is not the one that it was said after."""
+    for repeat in hashes.repeats if hashes else ():
+        equals = answers.get(repeat)
+        if equals and len({answer.run_id for answer in equals}) == 1:
+            return _of_equals(equals, told)
+    return None

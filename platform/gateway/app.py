@@ -6,6 +6,7 @@ outside Django's request stack, and without PostgreSQL and Redis once the first 
 import asyncio
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -49,13 +50,14 @@ from telemetry.metrics import ANYTHING
 from telemetry.otel import Tracing
 from telemetry.records import BeginRecord
 from telemetry.spool import Spool
-from telemetry.stitching import RunTracker
+from telemetry.tracker import RunTracker
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 100 << 20
 """Of a request that has to be read before it can be sent on; what passes through has no limit here."""
 _NO_ROUTES = ProjectRoutes()
+_CLOSED_RUN = re.compile(r"/runs/([^/]+)/close")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,6 +205,9 @@ class Gateway:
         if request.method == "POST" and request.path == "/feedback":
             await self._feedback.answer(request)
             return
+        if request.method == "POST" and (closed := _CLOSED_RUN.fullmatch(request.path)):
+            await self._feedback.close_run(request, unquote(closed[1]))
+            return
         names = model_list.names(routes)
         if request.method == "GET" and request.path == "/models" and names:
             await model_list.answer_all(request, names, _lists_models(routes), self._pool)
@@ -228,7 +233,12 @@ class Gateway:
         asked = dialect.parse_request(document)
         name = run_name(Naming(request.headers, request.path_run_name, asked.metadata_run_id))
         run = await self._capture.find_run(
-            request.caller, asked.messages, name=name, retry_count=request.retry_count
+            request.caller,
+            asked.messages,
+            name=name,
+            retry_count=request.retry_count,
+            continues=asked.previous_response_id,
+            trace_id=request.trace_id,
         )
         destinations = plan(
             routes,

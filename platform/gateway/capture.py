@@ -19,11 +19,13 @@ from gateway.routing import Destination
 from gateway.run_memory import RunMemory
 from gateway.snapshot import Caller
 from kernel.ids import uuid7
+from telemetry import stitching
 from telemetry.models import CallOutcome
 from telemetry.otel import Tracing
 from telemetry.records import BeginRecord, EndRecord, Record, Served
 from telemetry.spool import Spool, SpoolBroken, SpoolFull
-from telemetry.stitching import Hashes, RunTracker, extend, roll
+from telemetry.stitching import Hashes, extend, roll
+from telemetry.tracker import RunTracker, response_anchor
 from telemetry.wire.event_stream import EndWatch
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,8 @@ class RunGuess:
     run_id: UUID
     name: str = ""
     hashes: Hashes | None = None
+    continues: str = ""
+    """The id of the response that the request names as its past."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,34 +61,55 @@ class Capture:
     """None for a gateway that is alone."""
 
     async def find_run(
-        self, caller: Caller, messages: Sequence[Mapping[str, Any]], *, name: str, retry_count: int
+        self,
+        caller: Caller,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        name: str,
+        retry_count: int,
+        continues: str = "",
+        trace_id: str = "",
     ) -> RunGuess:
-        """The named run, the run that the messages continue, or a new one. Waits only where this process is at a loss
-        and another gateway may know."""
+        """The named run, the run that the request continues, or a new one. Waits only where this process is at a loss
+        and another gateway may know.
+
+        `continues` is the id of the response that the request names as its past."""
         hashes = self.hashes(messages)
         memory = self.run_memory
         if (
             memory is not None
-            and hashes is not None
             and not name
-            and self.tracker.is_at_a_loss(caller.key_id, hashes, retry_count)
+            and self.tracker.is_at_a_loss(caller.key_id, hashes, retry_count, continues=continues)
         ):
-            found = await memory.find(caller.key_id, hashes.parents)
+            anchors = (response_anchor(continues),) if continues else hashes.parents if hashes else ()
+            found = await memory.find(caller.key_id, anchors)
             if found is not None:
                 self.tracker.heard(caller.key_id, *found)
-        return self.guess_run(caller, hashes, name=name, retry_count=retry_count)
+        return self.guess_run(
+            caller, hashes, name=name, retry_count=retry_count, continues=continues, trace_id=trace_id
+        )
 
     def guess_run(
-        self, caller: Caller, hashes: Hashes | None, *, name: str = "", retry_count: int = 0
+        self,
+        caller: Caller,
+        hashes: Hashes | None,
+        *,
+        name: str = "",
+        retry_count: int = 0,
+        continues: str = "",
+        trace_id: str = "",
     ) -> RunGuess:
         """The same from what this process knows, at once."""
         if name:
-            return RunGuess(run_names.named_run(caller.key_id, name), name, hashes)
+            return RunGuess(run_names.named_run(caller.key_id, name), name, hashes, continues)
         try:
-            return RunGuess(self.tracker.open(caller.key_id, hashes, retry_count).run_id, "", hashes)
+            guess = self.tracker.open(
+                caller.key_id, hashes, retry_count, continues=continues, trace_id=trace_id
+            )
+            return RunGuess(guess.run_id, "", hashes, continues)
         except Exception:
             self.failed("the run could not be guessed")
-            return RunGuess(uuid7(), "", hashes)
+            return RunGuess(uuid7(), "", hashes, continues)
 
     def hashes(self, messages: Sequence[Mapping[str, Any]]) -> Hashes | None:
         """What the messages say about where they come from; None when there are none."""
@@ -235,10 +260,13 @@ class CallCapture:
         record = EndRecord(**known)
         try:
             if record.echo_hash is not None and begin.run_hint is not None:
-                answer = begin.api_key_id, begin.run_hint, record.echo_hash
-                capture.tracker.answered(*answer)
-                if capture.run_memory is not None:
-                    capture.run_memory.answered(*answer)
+                anchors = [record.echo_hash]
+                if record.response_id and self._dialect is not None and self._dialect.name == "responses":
+                    anchors.append(response_anchor(record.response_id))
+                for anchor in anchors:
+                    capture.tracker.answered(begin.api_key_id, begin.run_hint, anchor)
+                    if capture.run_memory is not None:
+                        capture.run_memory.answered(begin.api_key_id, begin.run_hint, anchor)
             capture.limiter.charge(
                 self._caller,
                 tokens=(record.prompt_tokens or 0) + (record.completion_tokens or 0),
@@ -281,6 +309,7 @@ class CallCapture:
             said["outcome"] = CallOutcome.UPSTREAM_CUT
         if is_complete and answer.message and self.begin.prefix_hash:
             said["echo_hash"] = extend(self.begin.prefix_hash, answer.message)
+            said["said_hash"] = stitching.said(answer.message)
         if self._destination is not None and self._destination.price is not None:
             said["cost_microusd"] = self._destination.price.microusd(
                 answer.prompt_tokens or 0, answer.completion_tokens or 0, answer.cached_tokens or 0

@@ -18,7 +18,7 @@ from gateway.feedback_fields import parse
 from gateway.limiter import Limiter, used_up
 from gateway.metrics import Metrics
 from gateway.request import Request
-from telemetry.metrics import Rules
+from telemetry.metrics import CLOSED, Rules
 from telemetry.records import SignalRecord
 from telemetry.spool import Spool, SpoolBroken, SpoolFull
 
@@ -56,6 +56,15 @@ class Feedback:
         items = _items(document)
         self._limiter.count_signals(request.caller, len(items) - 1, now_s)
         await self._answer_all(request, items)
+
+    async def close_run(self, request: Request, run_id: str) -> None:
+        """`POST /v1/runs/{run_id}/close`: the agent says that the run is over. Another way to send the signal `closed`,
+        with the answer and the errors of one signal."""
+        if exceeded := self._limiter.refuse_signal(request.caller, request.started_at / 1e6):
+            raise used_up(exceeded)
+        record = self._parse({"run_id": run_id, "name": CLOSED, "value": True}, request)
+        await self._keep([record])
+        request.exchange.answer(202, orjson.dumps({"id": record.signal_id, "status": "accepted"}))
 
     async def _answer_all(self, request: Request, items: Sequence[Any]) -> None:
         records: list[SignalRecord] = []

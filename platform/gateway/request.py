@@ -2,6 +2,7 @@
 
 What becomes of it is decided in `gateway.app`; what its body says is read by the dialects."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,9 @@ from gateway.snapshot import Caller
 from gateway.wire.exchange import BodyTooLarge, Exchange, Header
 from kernel.ids import uuid7
 from telemetry.records import BeginRecord
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
+"""W3C Trace Context, section 3.2; later versions may add fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,12 @@ class Request:
     def trace(self) -> tuple[str, str]:
         """The caller's `traceparent` and `tracestate` (W3C Trace Context), or empty texts."""
         return first(self.headers, b"traceparent"), first(self.headers, b"tracestate")
+
+    @property
+    def trace_id(self) -> str:
+        """The trace that the caller works under, as 32 hexadecimal digits; empty when it names none."""
+        found = _TRACEPARENT.fullmatch(self.trace[0].strip())
+        return found[1] if found and found[1].strip("0") else ""
 
     @property
     def family(self) -> str:
@@ -94,5 +104,9 @@ class Request:
             run_name=run.name if run else "",
             prefix_hash=hashes.prefix if hashes else None,
             parent_hashes=hashes.parents if hashes else (),
+            repeat_hashes=hashes.repeats if hashes else (),
+            result_hashes=hashes.results if hashes else (),
+            continues=run.continues if run else "",
+            trace_id=self.trace_id,
             **fields,
         )

@@ -2,7 +2,10 @@
 alone.
 
 One function per convention; each looks at the request and answers with the name or with an empty text. The
-run that a name stands for is the same for every gateway and after every restart."""
+run that a name stands for is the same for every gateway and after every restart.
+
+Ratchet's own names come first, then those that agents send to other gateways and tracing services: whoever comes from
+one of these changes nothing but the base URL."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -47,7 +50,38 @@ def _metadata(naming: Naming) -> str:
     return naming.metadata_run_id
 
 
-CONVENTIONS: tuple[Callable[[Naming], str], ...] = (_header, _path, _metadata)
+def _session_header(naming: Naming) -> str:
+    """The first that is there, in the order of `SESSION_HEADERS`; then `x-<vendor>-session-id` of any vendor."""
+    found = {name: value for name, value in naming.headers if _is_session(name)}
+    if not found:
+        return ""
+    named = next((name for name in SESSION_HEADERS if name in found), min(found))
+    return found[named].decode("latin-1")
+
+
+def _is_session(name: bytes) -> bool:
+    # Nearly every header falls at the first test.
+    return (
+        name.endswith(b"-id")
+        and (name in SESSION_HEADERS or (name.startswith(b"x-") and name.endswith(b"-session-id")))
+        and name not in _NO_RUNS
+    )
+
+
+SESSION_HEADERS = (
+    b"helicone-session-id",
+    b"x-litellm-trace-id",
+    b"x-litellm-session-id",
+    b"x-portkey-trace-id",
+    b"x-session-id",
+    b"langfuse-session-id",
+    b"session-id",
+)
+"""By which agents tell other gateways what belongs together."""
+_NO_RUNS = frozenset({b"x-bf-session-id"})
+"""Says which provider's key to stay with, and nothing about runs."""
+
+CONVENTIONS: tuple[Callable[[Naming], str], ...] = (_header, _path, _metadata, _session_header)
 
 
 def run_name(naming: Naming) -> str:

@@ -63,7 +63,9 @@ async def relay(
         if upstream.status == 101:
             headers += [(b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
             exchange.start(101, headers, upstream.reason)
-            turns = _Turns(request, destination, run, capture, upstream.headers)
+            # A spoken session is one run; turns that are posted over a socket name what they continue.
+            name = run.name if run else str(record.call_id) if request.path == "/realtime" else ""
+            turns = _Turns(request, destination, name, capture, upstream.headers)
             try:
                 await _pump(request, upstream, turns)
             finally:
@@ -158,13 +160,14 @@ class _Turns:
         self,
         request: Request,
         destination: Destination,
-        run: RunGuess | None,
+        name: str,
         capture: Capture,
         answer_headers: list[Header],
     ) -> None:
         self._request = request
         self._destination = destination
-        self._run = run
+        self._name = name
+        """Of the run, where the caller or the protocol gives one."""
         self._capture = capture
         self._from_client, self._from_server = frames.readers(answer_headers)
         self._dialect: Dialect | None = {
@@ -227,8 +230,12 @@ class _Turns:
             stored = self._waiting[-1:] if is_responses else self._waiting
             document = event if is_responses else {"model": self._model}
             asked = dialect.parse_request({"model": self._model, **document})
-            run = self._run or self._capture.guess_run(
-                self._request.caller, self._capture.hashes(asked.messages)
+            run = self._capture.guess_run(
+                self._request.caller,
+                self._capture.hashes(asked.messages),
+                name=self._name,
+                continues=asked.previous_response_id,
+                trace_id=self._request.trace_id,
             )
             record = self._request.begin_record(
                 run,

@@ -237,7 +237,9 @@ def _judge_client(seen: Witnesses, attempt: Attempt, words: str, verdict: Verdic
 def _was_killed(seen: Witnesses, attempt: Attempt) -> bool:
     """Whether the attempt met a gateway that was being killed or was starting again."""
     target = f"gateway {attempt.gateway}"
-    return seen.during("Kill", attempt.began - SLACK_S, attempt.ended, target=target)
+    # A client that leaves is noticed a moment later, by a gateway that is still there.
+    unnoticed_s = SLACK_S if attempt.result == Result.LEFT else 0.0
+    return seen.during("Kill", attempt.began - SLACK_S, attempt.ended + unnoticed_s, target=target)
 
 
 def _judge_outcome(seen: Witnesses, attempt: Attempt, row: CallRow, words: str, verdict: Verdict) -> None:

@@ -15,10 +15,11 @@ def model_of(document: dict[str, Any]) -> str:
 
 
 def run_id_of(document: dict[str, Any]) -> str:
-    """The caller's own name for the run: `metadata.run_id`."""
+    """The caller's own name for the run: `metadata.run_id`, or the member by which other gateways are told."""
     metadata = document.get("metadata")
     run_id = metadata.get("run_id") if isinstance(metadata, dict) else None
-    return run_id if isinstance(run_id, str) else ""
+    names = [run_id, document.get("tensorzero::episode_id"), document.get("litellm_session_id")]
+    return next((name for name in names if isinstance(name, str) and name), "")
 
 
 def with_usage(body: bytes, document: dict[str, Any]) -> bytes | None:

@@ -16,7 +16,7 @@ from kernel.ids import uuid7
 from telemetry.records import BeginRecord, EndRecord, LossRecord, SignalRecord
 from telemetry.shedding import Shed
 from telemetry.spool import Spool
-from telemetry.stitching import extend, roll
+from telemetry.stitching import extend, roll, said
 from tests.fakes.served_gateway import ServedGateway, Tenant, served_gateway, wait_until
 from tests.fakes.upstream import RUNS, Behaviour, FakeUpstream
 from tests.integration.gateway.conftest import OPENING, route, version
@@ -53,6 +53,7 @@ def test_both_records_say_what_was_exchanged(
         prompt_tokens=completion.usage.prompt_tokens,
         completion_tokens=completion.usage.completion_tokens,
         echo_hash=extend(roll(OPENING).prefix, message),
+        said_hash=said(message),
         first_byte_at=end.first_byte_at,
         ended_at=end.ended_at,
         response=answer.content,
@@ -363,3 +364,21 @@ def send_feedback(gateway: ServedGateway, tenant: Tenant, body: dict[str, object
     return httpx.post(
         f"{gateway.origin}/v1/feedback", headers={"authorization": f"Bearer {tenant.key}"}, json=body
     )
+
+
+def test_what_a_call_continues_and_the_trace_it_runs_under_are_kept(
+    gateway: ServedGateway, upstream: FakeUpstream, tenant: Tenant
+) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    for traceparent, kept in [
+        (f"00-{trace}-00f067aa0ba902b7-01", trace),
+        (f"00-{'0' * 32}-00f067aa0ba902b7-01", ""),
+        ("nonsense", ""),
+    ]:
+        httpx.post(
+            f"{gateway.origin}/v1/responses",
+            headers={"authorization": f"Bearer {tenant.key}", "traceparent": traceparent},
+            json={"model": "gpt-4o", "input": "And then?", "previous_response_id": "resp_1"},
+        )
+        begin = [record for record in gateway.records() if isinstance(record, BeginRecord)][-1]
+        assert (begin.trace_id, begin.continues) == (kept, "resp_1")

@@ -233,3 +233,20 @@ def test_a_key_that_cannot_be_kept_whole_is_refused(gateway: ServedGateway, tena
         json={"model": "gpt-4o", "messages": OPENING},
     )
     assert error(answer) == (400, "external_key")
+
+
+def test_an_agent_says_that_its_run_is_over(gateway: ServedGateway, tenant: Tenant) -> None:
+    headers = {"authorization": f"Bearer {tenant.key}"}
+    answer = httpx.post(f"{gateway.origin}/v1/runs/job%2F7/close", headers=headers)
+    assert answer.status_code == 202
+    (record,) = kept(gateway, tenant)
+    assert (record.target_type, record.target, record.name, record.value) == (
+        "run_id",
+        "job/7",
+        "closed",
+        True,
+    )
+    refused = httpx.post(f"{gateway.origin}/v1/runs/{'x' * 300}/close", headers=headers)
+    assert error(refused) == (422, "run_id")
+    assert httpx.post(f"{gateway.origin}/v1/runs/job/close").status_code == 401
+    assert len(kept(gateway, tenant)) == 1

@@ -15,7 +15,8 @@ import pytest
 from accounts.models import ApiKey, Organization, Project
 from kernel.ids import uuid7
 from telemetry.models import Call
-from telemetry.stitching import RunTracker, extend, roll
+from telemetry.stitching import extend, roll, said
+from telemetry.tracker import RunTracker
 from workers.app import app
 
 AIRLINE = Path(__file__).parents[3] / "platform" / "demo" / "data" / "tau_airline_gpt4o_runs.jsonl.gz"
@@ -96,7 +97,10 @@ def make_call(tenant: Tenant) -> MakeCall:
             "outcome": "complete" if answer or not messages else "upstream_error",
             "prefix_hash": hashes.prefix if hashes else None,
             "parent_hashes": list(hashes.parents) if hashes else [],
+            "repeat_hashes": list(hashes.repeats) if hashes else [],
+            "result_hashes": list(hashes.results) if hashes else [],
             "echo_hash": extend(hashes.prefix, answer) if hashes and answer else None,
+            "said_hash": said(answer) if answer else None,
             "started_at": started_at,
             "ended_at": started_at + timedelta(seconds=0.4),
         }

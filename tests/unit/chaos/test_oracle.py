@@ -212,6 +212,19 @@ def test_one_thing_wrong_is_found(name: str) -> None:
     assert kind in world.violations()
 
 
+@pytest.mark.parametrize(("left_s_before", "is_right"), [(0.05, True), (1.0, False)])
+def test_a_gateway_that_is_killed_as_its_client_leaves_may_not_have_noticed(
+    left_s_before: float, is_right: bool
+) -> None:
+    world = World()
+    world.ask("left", result=Result.LOST, outcome="gateway_died", gateway=1)
+    attempt = world.attempts["left"]
+    attempt.result = Result.LEFT
+    attempt.ended = 100.0 - left_s_before
+    attempt.began = attempt.ended - 0.1
+    assert bool(world.violations()) != is_right
+
+
 def test_what_a_full_disk_cost_must_be_counted() -> None:
     world = World()
     world.windows.append(Window("DiskFull", "", 9.0, 11.0))

@@ -106,6 +106,20 @@ def test_a_runs_name_is_looked_for_in_order() -> None:
     assert named_run(key, "a") == named_run(key, "a") != named_run(uuid4(), "a")
 
 
+@pytest.mark.parametrize(
+    ("headers", "name"),
+    [
+        ({b"helicone-session-id": b"h", b"x-session-id": b"x"}, "h"),
+        ({b"x-litellm-session-id": b"s", b"x-litellm-trace-id": b"t"}, "t"),
+        ({b"x-acme-session-id": b"a"}, "a"),
+        ({b"x-bf-session-id": b"which provider's key", b"x-request-id": b"r"}, ""),
+    ],
+)
+def test_what_agents_tell_other_gateways_names_their_runs(headers: dict[bytes, bytes], name: str) -> None:
+    assert run_name(Naming(list(headers.items()), "", "")) == name
+    assert run_name(Naming(list(headers.items()), "", "ours")) == "ours"
+
+
 def test_lag_is_the_age_of_the_oldest_record_that_waits() -> None:
     lag = ShippingLag()
     assert lag.age_s((0, 0), 100.0) == 0

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernel.ids import uuid7
-from telemetry.stitching import MAX_PARENTS, Earlier, Reason, RunTracker, decide, extend, roll
+from telemetry.stitching import MAX_PARENTS, MAX_TRACE_ROOTS, Earlier, Reason, decide, extend, roll, said
+from telemetry.tracker import RunTracker, response_anchor
 
 AIRLINE = Path(__file__).parents[3] / "platform" / "demo" / "data" / "tau_airline_gpt4o_runs.jsonl.gz"
 KEY = "key-1"
@@ -150,6 +151,36 @@ def test_the_tracker_follows_echoes_within_a_key():
     assert call(tracker, [HELLO, GOOD_DAY, HELLO], HI) == other
     assert call(tracker, [HELLO, HI, HELLO], HI) == one
     assert call(tracker, [HELLO, HI, HELLO], HI, key="key-2") not in {one, other}
+
+
+def test_the_tracker_follows_named_responses_and_traces():
+    tracker = RunTracker()
+    first = tracker.open(KEY, roll([HELLO])).run_id
+    tracker.answered(KEY, first, response_anchor("resp_1"))
+    assert tracker.open(KEY, roll([HELLO]), continues="resp_1").run_id == first
+    assert tracker.open("key-2", roll([HELLO]), continues="resp_1").run_id != first
+    assert tracker.is_at_a_loss(KEY, roll([HELLO]), continues="resp_2")
+    assert not tracker.is_at_a_loss(KEY, roll([HELLO]), continues="resp_1")
+    traced = [tracker.open(KEY, roll([HELLO]), trace_id="a" * 32).run_id for _ in range(MAX_TRACE_ROOTS + 2)]
+    assert len(set(traced[:MAX_TRACE_ROOTS])) == 1
+    assert len(set(traced)) == 3
+
+
+@pytest.mark.parametrize(
+    ("message", "is_proof"),
+    [
+        ({"role": "assistant", "content": "OK"}, False),
+        ({"role": "assistant", "content": "word " * 12}, True),
+        ({"role": "tool", "content": [{"type": "text", "text": "word " * 12}]}, True),
+        ({"role": "assistant", "tool_calls": [{"id": "call_1"}]}, True),
+        ({"role": "assistant", "content": "word " * 12, "tool_calls": [{"id": None}]}, False),
+        ({"role": "assistant", "tool_calls": ["odd"]}, False),
+        ({"role": "assistant", "content": 7}, False),
+        ({"role": "assistant", "content": "\ud800" * 60}, True),
+    ],
+)
+def test_proof_is_what_is_not_said_twice(message, is_proof):
+    assert bool(said(message)) == is_proof
 
 
 def test_equals_are_continued_in_turn_and_said_to_be_ambiguous():
