@@ -58,6 +58,11 @@ def roll(messages: Sequence[Mapping[str, Any]]) -> Hashes:
     return Hashes(prefix=current, parents=tuple(parents))
 
 
+def start() -> bytes:
+    """The rolling hash of no message yet."""
+    return _EMPTY
+
+
 def extend(prefix: bytes, message: Mapping[str, Any]) -> bytes:
     """The rolling hash after one more message. Of a request's prefix and its answer: the echo hash."""
     return hashlib.sha256(prefix + _canonical_message(message)).digest()

@@ -38,6 +38,12 @@ class Request:
         return int(text) if text.isascii() and text.isdigit() and len(text) < 5 else 0
 
     @property
+    def is_opted_out(self) -> bool:
+        """Whether the key or the header `x-ratchet-training: off` says that nothing may be learnt from the call."""
+        said = first(self.headers, b"x-ratchet-training")
+        return self.caller.is_opted_out or said.strip().lower() == "off"
+
+    @property
     def trace(self) -> tuple[str, str]:
         """The caller's `traceparent` and `tracestate` (W3C Trace Context), or empty texts."""
         return first(self.headers, b"traceparent"), first(self.headers, b"tracestate")
@@ -76,7 +82,9 @@ class Request:
                 f"The request body cannot be read: {error}.", param="content-encoding"
             ) from None
 
-    def begin_record(self, run: RunGuess | None, *, dialect: str = "", **fields: Any) -> BeginRecord:
+    def begin_record(
+        self, run: RunGuess | None, *, dialect: str = "", is_opted_out: bool = False, **fields: Any
+    ) -> BeginRecord:
         """What the spool is told before the upstream hears of the call; `fields` are what a dialect reads."""
         hashes = run.hashes if run else None
         if "external_key" not in fields:  # no dialect has read the body
@@ -94,5 +102,6 @@ class Request:
             run_name=run.name if run else "",
             prefix_hash=hashes.prefix if hashes else None,
             parent_hashes=hashes.parents if hashes else (),
+            is_opted_out=is_opted_out or self.is_opted_out,
             **fields,
         )

@@ -1,4 +1,5 @@
-"""What the dialects' requests have in common: the model's name, the run's name, the question for usage."""
+"""What the dialects' requests have in common: the model's name, the run's name, whether the call may be learnt from,
+the question for usage."""
 
 from typing import Any
 
@@ -19,6 +20,12 @@ def run_id_of(document: dict[str, Any]) -> str:
     metadata = document.get("metadata")
     run_id = metadata.get("run_id") if isinstance(metadata, dict) else None
     return run_id if isinstance(run_id, str) else ""
+
+
+def is_opted_out(document: dict[str, Any]) -> bool:
+    """Whether `metadata.ratchet_training` is `off`."""
+    metadata = document.get("metadata")
+    return isinstance(metadata, dict) and metadata.get("ratchet_training") == "off"
 
 
 def with_usage(body: bytes, document: dict[str, Any]) -> bytes | None:

@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 
 from kernel.ids import uuid7
-from learning import episodes, reward_specs
+from learning import reward_specs
+from learning.episodes import due as episodes
 from learning.models import Episode, RewardSpecVersion
 from telemetry import runs, signals
 from telemetry.models import CallBody, Run, RunState, Signal

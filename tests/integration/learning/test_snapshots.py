@@ -7,7 +7,8 @@ import pytest
 
 from audit.models import Event
 from kernel import merkle
-from learning import episodes, snapshots
+from learning import snapshots
+from learning.episodes import due as episodes
 from learning.models import DatasetSnapshot, Episode
 
 

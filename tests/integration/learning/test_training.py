@@ -13,7 +13,8 @@ from django.db import connection
 
 from audit.models import Event
 from kernel import clock, states
-from learning import episodes, leases, processes, selectors, snapshots, training
+from learning import leases, processes, selectors, snapshots, training
+from learning.episodes import due as episodes
 from learning.artifacts import directory_digest
 from learning.environments.registry import get_environment
 from learning.models import TrainingJob
