@@ -18,7 +18,7 @@ def dumps(document: Any) -> bytes:
     """The canonical text. Raises Unsayable."""
     try:
         return orjson.dumps(_written(document), option=orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER)
-    except (_Slow, TypeError, RecursionError):
+    except (_Slow, TypeError, RecursionError, rfc8785.FloatDomainError):
         pass  # TypeError: what orjson refuses
     try:
         return rfc8785.dumps(document)

@@ -46,7 +46,12 @@ def episode(lived: Lived, version: RewardSpecVersion, spec: RewardSpec) -> doc.E
         ),
         reward_spec=doc.SpecPart(id=str(version.id), digest=version.digest),
         model_version_ids=sorted(
-            {str(call.model_version_id) for turn in lived.turns for call in turn.calls if call.model_version_id}
+            {
+                str(call.model_version_id)
+                for turn in lived.turns
+                for call in turn.calls
+                if call.model_version_id
+            }
         ),
         tools=last.tools if last else [],
         messages=[doc.MessageNode(after=node.after, message=node.message) for node in lived.nodes],
