@@ -5,6 +5,7 @@ where the AWS tools look for them (AWS_ACCESS_KEY_ID and so on, or the machine's
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import obstore
@@ -21,18 +22,16 @@ class Bucket:
     """The objects below a prefix of a bucket, e.g. `s3://company/ratchet`; `endpoint` names a server other than
     AWS's."""
 
-    def __init__(self, url: str, *, endpoint: str = "", region: str = "") -> None:
+    def __init__(self, url: str, *, endpoint: str = "") -> None:
         parts = urlsplit(url)
         if parts.scheme != "s3" or not parts.netloc:
             raise ValueError(f"{url!r} is no bucket; write s3://bucket or s3://bucket/prefix")
-        self._store = S3Store(
-            parts.netloc,
-            prefix=parts.path.strip("/") or None,
-            endpoint=endpoint or None,
-            region=region or None,
-            virtual_hosted_style_request=not endpoint,
-            client_options={"allow_http": endpoint.startswith("http://")},
-        )
+        options: dict[str, Any] = {}
+        if endpoint:
+            options = {"endpoint": endpoint, "client_options": {"allow_http": endpoint.startswith("http://")}}
+        if prefix := parts.path.strip("/"):
+            options["prefix"] = prefix
+        self._store = S3Store(parts.netloc, virtual_hosted_style_request=not endpoint, **options)
 
     @contextmanager
     def writing(self, location: str) -> Iterator[Writer]:
