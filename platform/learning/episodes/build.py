@@ -14,8 +14,13 @@ from learning.episodes.load import CallRow, Lived, Turn
 from learning.models import RewardSpecVersion
 from learning.rewards.spec import RewardSpec, score
 from learning.rewards.steps import StepFacts, steps_from_messages
+from telemetry.derived import CallFacts, TurnFacts, derive
 from telemetry.signals import SignalRow
 
+DERIVED = "derived"
+"""The source of signals that nobody sent."""
+CLOSED = "closed"
+"""The signal by which an agent says that its run is over."""
 OPT_OUT = "training_opt_out"
 """The signal that says that nothing may be learnt from a run."""
 _MAX_SIGNAL = 1e12
@@ -30,6 +35,7 @@ def episode(lived: Lived, version: RewardSpecVersion, spec: RewardSpec) -> doc.E
     last = answered[-1] if answered else None
     facts = _facts(lived, last.tools if last else [])
     signals = [_signal(row) for row in lived.signals]
+    signals += _derived(lived, last.tools if last else [], is_told_over=_is_told_over(lived, spec))
     reward = _reward(spec, signals, facts)
     return doc.EpisodeDocument(
         schema_version=doc.SCHEMA,
@@ -79,7 +85,7 @@ def _reward(
         parts=scored.parts,
         steps=[doc.StepReward(cost=step.cost, penalty=step.penalty) for step in scored.steps],
         missing=list(scored.missing),
-        not_final=[],
+        not_final=sorted({one.name for one in signals if one.name in _named(spec) and not one.is_final}),
         veto="",
         waterfall=[],
     )
@@ -205,10 +211,64 @@ def _signal(row: SignalRow) -> doc.SignalPart:
         value=row.value,
         step=row.step,
         source=row.source,
-        is_final=True,
+        is_final=row.is_final,
         observed_at=row.observed_at.isoformat(),
-        evidence=[],
+        evidence=[doc.EvidencePart(step=row.step, call_id=None, what=what) for what in row.evidence],
     )
+
+
+def _derived(lived: Lived, tools: list[dict[str, Any]], *, is_told_over: bool) -> list[doc.SignalPart]:
+    """What the run's own turns say: computed here, where bodies are read, and stored nowhere else."""
+    turns = [
+        TurnFacts(
+            index=turn.index,
+            parent=turn.parent,
+            messages=lived.path(turn.prompt),
+            answer=lived.nodes[turn.answer].message if turn.answer is not None else None,
+            calls=[_call_facts(call) for call in turn.calls],
+        )
+        for turn in lived.turns
+    ]
+    return [
+        doc.SignalPart(
+            id=None,
+            name=one.name,
+            value=one.value,
+            step=one.step,
+            source=DERIVED,
+            is_final=True,
+            observed_at=None,
+            evidence=[
+                doc.EvidencePart(
+                    step=seen.step, call_id=str(seen.call_id) if seen.call_id else None, what=seen.what
+                )
+                for seen in one.evidence
+            ],
+        )
+        for one in derive(turns, tools or None, is_told_over=is_told_over)
+    ]
+
+
+def _call_facts(call: CallRow) -> CallFacts:
+    return CallFacts(
+        id=call.id,
+        outcome=call.outcome,
+        status_code=call.status_code,
+        retry_count=call.retry_count,
+        started_at=call.started_at,
+        ended_at=call.ended_at,
+        prompt_tokens=call.prompt_tokens,
+        completion_tokens=call.completion_tokens,
+        cost_microusd=call.cost_microusd,
+    )
+
+
+def _is_told_over(lived: Lived, spec: RewardSpec) -> bool:
+    return any(row.name in {CLOSED, spec.outcome.signal} for row in lived.signals)
+
+
+def _named(spec: RewardSpec) -> set[str]:
+    return {spec.outcome.signal, spec.risk.signal}
 
 
 def _untrainable(lived: Lived, signals: Sequence[doc.SignalPart]) -> list[doc.Reason]:

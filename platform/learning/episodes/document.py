@@ -123,7 +123,7 @@ class StepPart(_Part):
 
 
 class EvidencePart(_Part):
-    step: int
+    step: int | None
     call_id: str | None
     what: str
 

@@ -98,7 +98,7 @@ def _build_batch(version: RewardSpecVersion, spec: RewardSpec, now: datetime) ->
     batch = list(_within(claimed, BATCH_CALLS))
     episodes = [
         _row(life, document, version, now)
-        for life in lived(version.project_id, batch)
+        for life in lived(version.project_id, batch, now=now)
         for document in [episode(life, version, spec)]
     ]
     Episode.objects.bulk_create(episodes, ignore_conflicts=True)

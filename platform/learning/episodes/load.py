@@ -111,6 +111,14 @@ class Lived:
         if call.model_version_id is not None:
             turn.sampled = exchange.sampled_tokens(body.response, call.dialect)
 
+    def path(self, place: int | None) -> list[dict[str, Any]]:
+        """The messages that lead to a place, its own last; empty for None."""
+        found = []
+        while place is not None:
+            found.append(self.nodes[place].message)
+            place = self.nodes[place].after
+        return found[::-1]
+
     def _node(self, rolled: bytes, after: int | None, message: dict[str, Any]) -> int:
         place = self._by_hash.setdefault(rolled, len(self.nodes))
         if place == len(self.nodes):
@@ -118,7 +126,7 @@ class Lived:
         return place
 
 
-def lived(project_id: UUID, runs: Sequence[Run]) -> list[Lived]:
+def lived(project_id: UUID, runs: Sequence[Run], *, now: datetime) -> list[Lived]:
     """The runs with all that was said in them; a fixed number of queries, and one or two more for each BODIES
     calls."""
     found = {run.id: Lived(run) for run in runs}
@@ -136,7 +144,7 @@ def lived(project_id: UUID, runs: Sequence[Run]) -> list[Lived]:
         call = CallRow(*row)
         steps[call.step_id].calls.append(call)
     _read(project_id, list(found.values()))
-    for run_id, signals in latest_signals(found).items():
+    for run_id, signals in latest_signals(found, now=now).items():
         found[run_id].signals = signals
     return list(found.values())
 

@@ -7,7 +7,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('accounts', '0002_training_consent'),
-        ('telemetry', '0001_initial'),
+        ('telemetry', '0002_signals'),
     ]
 
     operations = [
