@@ -182,7 +182,7 @@ def test_a_run_that_nothing_may_be_learnt_from_says_why(live_run, project, rewar
     live_run(at=5, signals={"resolved": True, "training_opt_out": True})
     live_run(at=10, signals={"resolved": True, "training_opt_out": False})
     build(project, now)
-    assert list(Episode.objects.order_by("id").values_list("untrainable", flat=True)) == [
+    assert list(Episode.objects.order_by("started_at").values_list("untrainable", flat=True)) == [
         "caller",
         "signal",
         "",
