@@ -18,6 +18,7 @@ class Action(StrEnum):
     MEMBER_ADDED = "member.added"
     API_KEY_CREATED = "api_key.created"
     API_KEY_REVOKED = "api_key.revoked"
+    API_KEY_TRAINING_SET = "api_key.training_set"
     UPSTREAM_SET = "upstream.set"
     UPSTREAM_REMOVED = "upstream.removed"
     ALIAS_SET = "alias.set"

@@ -35,6 +35,34 @@ _WIRES: Mapping[str, _Wire] = {
 """By the dialect's name."""
 
 
+_SAMPLING = (
+    "temperature", "top_p", "top_k", "min_p", "seed", "stop", "n", "max_tokens", "max_completion_tokens",
+    "max_output_tokens", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias",
+    "tool_choice", "parallel_tool_calls", "reasoning_effort", "response_format",
+)  # fmt: skip
+"""What a request may say about how its answer is drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request asked for."""
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]]
+    sampling: dict[str, Any]
+
+
+def asked(body: bytes, dialect: str, *, with_messages: bool = True) -> Asked:
+    """The request, read once; `with_messages=False` leaves its messages out."""
+    document = load_object(body)
+    wire = _WIRES.get(dialect) if with_messages else None
+    return Asked(
+        messages=[_message(message) for message in wire.request_messages(document)] if wire else [],
+        tools=_offered_tools(document, dialect),
+        sampling={name: document[name] for name in _SAMPLING if document.get(name) is not None},
+    )
+
+
 def request_messages(body: bytes, dialect: str) -> list[dict[str, Any]]:
     """The request's messages in one shape (see `_message`); empty when the body has none."""
     wire = _WIRES.get(dialect)
@@ -43,7 +71,11 @@ def request_messages(body: bytes, dialect: str) -> list[dict[str, Any]]:
 
 def offered_tools(body: bytes, dialect: str) -> list[dict[str, Any]]:
     """The function tools that the request offered, in the shape of chat."""
-    tools = [_offered(tool, dialect) for tool in mappings(load_object(body).get("tools"))]
+    return _offered_tools(load_object(body), dialect)
+
+
+def _offered_tools(document: dict[str, Any], dialect: str) -> list[dict[str, Any]]:
+    tools = [_offered(tool, dialect) for tool in mappings(document.get("tools"))]
     return [tool for tool in tools if isinstance(mapping(tool.get("function")).get("name"), str)]
 
 

@@ -5,7 +5,7 @@ makes and drops them, `telemetry.bodies` reads them."""
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from accounts.models import ApiKey, Project
@@ -60,6 +60,8 @@ class Run(models.Model):
     """When the next of the run's attribution windows closes (`telemetry.windows`); null: all have."""
     is_mature = models.BooleanField(default=True)
     """No signal of the run has a window that is open."""
+    built_revision = models.IntegerField(default=-1)
+    """The revision that was last built into an episode; a closed run of another revision is due."""
 
     class Meta:
         indexes = [
@@ -68,6 +70,11 @@ class Run(models.Model):
             models.Index(fields=["matures_at"], name="run_matures", condition=Q(matures_at__isnull=False)),
             models.Index(
                 fields=["project", "closed_at"], name="run_closed", condition=Q(closed_at__isnull=False)
+            ),
+            models.Index(
+                fields=["project", "latest_call_at", "id"],
+                name="run_to_build",
+                condition=Q(state=RunState.CLOSED) & ~Q(revision=F("built_revision")),
             ),
         ]
         constraints = [
@@ -160,6 +167,8 @@ class Call(models.Model):
     """What the gateway asked for on its own account and kept from the caller: `usage`, `token_ids`, `logprobs`."""
     is_shed = models.BooleanField(default=False)
     """Whether bytes of it were left out, because the spool was nearly full."""
+    is_opted_out = models.BooleanField(default=False)
+    """Nothing may be learnt from it: the caller said so, or its API key did at that time."""
     tool_call_count = models.PositiveSmallIntegerField(default=0)
     started_at = models.DateTimeField()
     first_byte_at = models.DateTimeField(null=True)

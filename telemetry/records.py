@@ -60,6 +60,8 @@ class BeginRecord:
     """The caller's W3C trace, as 32 hexadecimal digits."""
     is_shed: bool = False
     """Whether the spool left the body out, because it was nearly full."""
+    is_opted_out: bool = False
+    """Nothing may be learnt from the call: the caller or its API key says so."""
     request: bytes = b""
     """The client's body, without its content encoding."""
 

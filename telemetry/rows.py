@@ -39,7 +39,7 @@ _CALL_COLUMNS = (
     "response_id",
     "prefix_hash", "parent_hashes", "repeat_hashes", "result_hashes", "continues", "trace_id", "echo_hash",
     "said_hash", "finish_reason", "prompt_tokens", "completion_tokens",
-    "cached_tokens", "reasoning_tokens", "cost_microusd", "hidden", "is_shed", "tool_call_count",
+    "cached_tokens", "reasoning_tokens", "cost_microusd", "hidden", "is_shed", "is_opted_out", "tool_call_count",
     "started_at", "first_byte_at", "ended_at",
 )  # fmt: skip
 _BODY_COLUMNS = (
@@ -117,6 +117,7 @@ def call_row(begin: BeginRecord, end: EndRecord | None, *, process: str, boot: s
             binary.int8(_count(ended.cost_microusd, 2**63 - 1)),
             binary.varchar_array([fitting(name, 20) for name in ended.hidden]),
             binary.boolean(begin.is_shed or ended.is_shed),
+            binary.boolean(begin.is_opted_out),
             binary.int2(_count(ended.tool_call_count, 32_767)),
             binary.timestamptz(begin.started_at),
             binary.timestamptz(ended.first_byte_at),

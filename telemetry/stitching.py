@@ -100,6 +100,11 @@ def said(message: Mapping[str, Any]) -> bytes | None:
     return hashlib.sha256(b"text" + content.strip().encode("utf-8", "surrogatepass")).digest()
 
 
+def start() -> bytes:
+    """The rolling hash of no message yet."""
+    return _EMPTY
+
+
 def extend(prefix: bytes, message: Mapping[str, Any]) -> bytes:
     """The rolling hash after one more message. Of a request's prefix and its answer: the echo hash."""
     return hashlib.sha256(prefix + _canonical_message(message)).digest()

@@ -12,7 +12,8 @@ from django.conf import settings
 from audit import sealer
 from kernel import clock
 from kernel.queueing import app
-from learning import episodes, training
+from learning import training
+from learning.episodes import due as episodes
 from learning.evaluation import jobs as evaluations
 from release import promotion, registry, rollout
 from release import sweep as release_sweep

@@ -75,6 +75,8 @@ class ApiKey(models.Model):
     """The first characters of the key, enough for a person to recognise it."""
     digest = models.BinaryField(max_length=32, unique=True)
     """HMAC-SHA-256 of the whole key under the installation's pepper."""
+    is_opted_out = models.BooleanField(default=False)
+    """Nothing may be learnt from what this key calls."""
     created_at = models.DateTimeField()
     revoked_at = models.DateTimeField(null=True, blank=True)
 

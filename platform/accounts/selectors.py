@@ -16,16 +16,17 @@ class KeyEntry:
     key_id: str
     project_id: str
     organization_id: str
+    is_opted_out: bool
 
 
 def live_keys() -> list[KeyEntry]:
     """Every key of the installation that may call, in one query."""
     rows = ApiKey.objects.filter(revoked_at=None).values_list(
-        "digest", "id", "project_id", "project__organization_id"
+        "digest", "id", "project_id", "project__organization_id", "is_opted_out"
     )
     return [
-        KeyEntry(bytes(digest), str(key_id), str(project_id), str(organization_id))
-        for digest, key_id, project_id, organization_id in rows
+        KeyEntry(bytes(digest), str(key_id), str(project_id), str(organization_id), is_opted_out)
+        for digest, key_id, project_id, organization_id, is_opted_out in rows
     ]
 
 

@@ -100,7 +100,19 @@ def revoke_api_key(*, key: ApiKey, actor: Actor, now: datetime) -> ApiKey:
     return key
 
 
-def _record_key(action: Action, key: ApiKey, *, actor: Actor, now: datetime) -> None:
+@transaction.atomic
+def set_training_opt_out(*, key: ApiKey, is_opted_out: bool, actor: Actor, now: datetime) -> ApiKey:
+    """Say whether anything may be learnt from what this key calls; gateways hear of it when this commits. Setting
+    what is set changes nothing."""
+    changed = ApiKey.objects.filter(pk=key.pk).exclude(is_opted_out=is_opted_out)
+    if changed.update(is_opted_out=is_opted_out) == 1:
+        key.is_opted_out = is_opted_out
+        _record_key(Action.API_KEY_TRAINING_SET, key, actor=actor, now=now, is_opted_out=is_opted_out)
+        notify(ROUTES_CHANGED)
+    return key
+
+
+def _record_key(action: Action, key: ApiKey, *, actor: Actor, now: datetime, **facts: bool) -> None:
     ledger.record(
         action,
         actor=actor,
@@ -108,5 +120,5 @@ def _record_key(action: Action, key: ApiKey, *, actor: Actor, now: datetime) -> 
         project_id=key.project_id,
         obj=ObjectRef("api_key", key.id),
         at=now,
-        data={"name": key.name, "prefix": key.prefix},
+        data={"name": key.name, "prefix": key.prefix, **facts},
     )

@@ -53,6 +53,10 @@ class Environment:
     """A gateway whose oldest record waits longer than this to be shipped is not ready."""
     retention_months: int | None
     """Whole months, before the current one, whose requests and answers are kept; None keeps all."""
+    object_store: str
+    """`s3://bucket/prefix` for dataset snapshots; empty: they lie in `objects`."""
+    object_store_endpoint: str
+    """URL of an S3-compatible server; empty for AWS's own."""
 
     @property
     def sockets(self) -> Path:
@@ -130,6 +134,8 @@ def read(variables: Mapping[str, str] = os.environ) -> Environment:
         strict_capture=_departs(variables, "RATCHET_CAPTURE_SYNC", "interval", "strict"),
         max_lag_s=_duration(variables, "RATCHET_MAX_LAG_S", 3600.0),
         retention_months=_months(variables, "RATCHET_RETENTION_MONTHS"),
+        object_store=variables.get("RATCHET_OBJECT_STORE", ""),
+        object_store_endpoint=variables.get("RATCHET_OBJECT_STORE_ENDPOINT", ""),
     )
 
 

@@ -4,7 +4,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from config import environment, keyring
 from console import unfold
-from kernel.objects import ObjectStore
+from kernel.bucket import Bucket
+from kernel.objects import LargeObjects, ObjectStore
 
 ENVIRONMENT = environment.read()
 KEYRING = keyring.load(ENVIRONMENT.home)
@@ -126,3 +127,8 @@ LOGIN_REDIRECT_URL = "admin:index"
 
 # Values that lower layers take from here, so that only config reads the process environment.
 OBJECT_STORE = ObjectStore(ENVIRONMENT.objects)
+LARGE_OBJECTS: LargeObjects = (
+    Bucket(ENVIRONMENT.object_store, endpoint=ENVIRONMENT.object_store_endpoint)
+    if ENVIRONMENT.object_store
+    else OBJECT_STORE
+)

@@ -260,6 +260,7 @@ class Gateway:
             is_canary=planned.is_canary,
             stream=asked.stream,
             external_key=external_keys.of(request.headers, document),
+            is_opted_out=asked.is_opted_out,
             request=plain,
         )
         own = _own_headers(record)

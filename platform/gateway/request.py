@@ -42,6 +42,12 @@ class Request:
         return int(text) if text.isascii() and text.isdigit() and len(text) < 5 else 0
 
     @property
+    def is_opted_out(self) -> bool:
+        """Whether the key or the header `x-ratchet-training: off` says that nothing may be learnt from the call."""
+        said = first(self.headers, b"x-ratchet-training")
+        return self.caller.is_opted_out or said.strip().lower() == "off"
+
+    @property
     def trace(self) -> tuple[str, str]:
         """The caller's `traceparent` and `tracestate` (W3C Trace Context), or empty texts."""
         return first(self.headers, b"traceparent"), first(self.headers, b"tracestate")
@@ -86,7 +92,9 @@ class Request:
                 f"The request body cannot be read: {error}.", param="content-encoding"
             ) from None
 
-    def begin_record(self, run: RunGuess | None, *, dialect: str = "", **fields: Any) -> BeginRecord:
+    def begin_record(
+        self, run: RunGuess | None, *, dialect: str = "", is_opted_out: bool = False, **fields: Any
+    ) -> BeginRecord:
         """What the spool is told before the upstream hears of the call; `fields` are what a dialect reads."""
         hashes = run.hashes if run else None
         if "external_key" not in fields:  # no dialect has read the body
@@ -108,5 +116,6 @@ class Request:
             result_hashes=hashes.results if hashes else (),
             continues=run.continues if run else "",
             trace_id=self.trace_id,
+            is_opted_out=is_opted_out or self.is_opted_out,
             **fields,
         )

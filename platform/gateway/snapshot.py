@@ -34,6 +34,8 @@ class Caller:
 
     key_id: UUID
     project_id: UUID
+    is_opted_out: bool = False
+    """Nothing may be learnt from what it calls."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,10 @@ class DatabaseSource:
             subject = limit.api_key_id or limit.project_id
             limits[subject] = (*limits.get(subject, ()), _limit(limit))
         return Snapshot(
-            callers={key.digest: Caller(UUID(key.key_id), UUID(key.project_id)) for key in live_keys()},
+            callers={
+                key.digest: Caller(UUID(key.key_id), UUID(key.project_id), key.is_opted_out)
+                for key in live_keys()
+            },
             projects={
                 project_id: ProjectRoutes(
                     deployments=deployments.get(project_id, {}),

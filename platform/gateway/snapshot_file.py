@@ -142,7 +142,9 @@ def _decode(plain: bytes) -> Snapshot:
     document = orjson.loads(plain)
     return Snapshot(
         callers={
-            bytes.fromhex(digest): Caller(UUID(caller["key_id"]), UUID(caller["project_id"]))
+            bytes.fromhex(digest): Caller(
+                UUID(caller["key_id"]), UUID(caller["project_id"]), caller["is_opted_out"]
+            )
             for digest, caller in document["callers"].items()
         },
         projects={UUID(key): _routes(routes) for key, routes in document["projects"].items()},

@@ -243,6 +243,7 @@ class _Turns:
                 model_requested=asked.model,
                 model_served=asked.model,
                 stream=True,
+                is_opted_out=asked.is_opted_out,
                 request=b"\n".join(stored),
             )
             self._turn = self._capture.begin(

@@ -44,8 +44,26 @@ class Episode(models.Model):
     """Null when the outcome is not known: missing is not zero."""
     reward_parts = models.JSONField()
     payload = models.BinaryField()
-    """Canonical JSON of the episode: steps, messages, signals, reward with its parts."""
+    """The canonical bytes of a `learning.episodes.document.EpisodeDocument`; the columns repeat parts of it for
+    queries."""
     sha256 = models.CharField(max_length=64)
+    api_key_id = models.UUIDField(null=True)
+    """Whose run it is, a plain id."""
+    group = models.CharField(max_length=32, blank=True)
+    """Equal for runs of one task; empty without a task key."""
+    model_alias = models.CharField(max_length=200, blank=True)
+    confidence = models.FloatField(default=1.0)
+    """The lowest confidence of the run's links."""
+    own_step_count = models.PositiveIntegerField(default=0)
+    """Steps of which the payload holds token ids and log-probabilities of a model of ours."""
+    is_final = models.BooleanField(default=True)
+    """Whether every signal that the reward rests on has its final value."""
+    untrainable = models.CharField(max_length=100, blank=True)
+    """Why it may not be learnt from: `Reason`s of `learning.episodes.document`, comma-separated; empty when it may."""
+    outcome_source = models.CharField(max_length=40, blank=True)
+    """Who told the outcome: a signal's source; empty while it is not known."""
+    started_at = models.DateTimeField(null=True)
+    """When the run began."""
     created_at = models.DateTimeField()
 
     class Meta:
@@ -53,6 +71,13 @@ class Episode(models.Model):
         constraints = [
             models.UniqueConstraint(name="episode_unique", fields=["run_id", "run_revision", "reward_spec"])
         ]
+
+
+class EpisodeMarks(models.Model):
+    """For which reward spec the runs of a project are marked as built (`Run.built_revision`)."""
+
+    project = models.OneToOneField(Project, on_delete=models.PROTECT, primary_key=True, related_name="+")
+    reward_spec = models.ForeignKey(RewardSpecVersion, on_delete=models.PROTECT, related_name="+")
 
 
 class DatasetSnapshot(models.Model):
@@ -67,7 +92,7 @@ class DatasetSnapshot(models.Model):
     """Merkle root (hex) over the episodes' sha256, in file order."""
     file_sha256 = models.CharField(max_length=64)
     location = models.CharField(max_length=500)
-    """Path of the JSONL file below the object store's root."""
+    """Of the JSONL file in the object store."""
     manifest = models.JSONField()
     frozen_at = models.DateTimeField()
 

@@ -15,6 +15,7 @@ from django.conf import settings
 from accounts.models import Project
 from audit import selectors as ledger
 from audit.selectors import EventRow
+from kernel.objects import ObjectMissing, lines
 from learning.models import DatasetSnapshot, Episode, Evaluation
 from release.models import Deployment, ModelVersion, Promotion
 
@@ -200,11 +201,10 @@ def _teachers(snapshot: DatasetSnapshot) -> list[Episode]:
     """The best rewarded episodes of the snapshot's file, found by their digests; none when the file is
     gone."""
     try:
-        with settings.OBJECT_STORE.path(snapshot.location).open("rb") as file:
-            lines = islice(file, EPISODES_READ)
-            digests = [hashlib.sha256(line.rstrip(b"\n")).hexdigest() for line in lines]
-    except OSError:
+        first = list(islice(lines(settings.LARGE_OBJECTS.chunks(snapshot.location)), EPISODES_READ))
+    except ObjectMissing:
         return []
+    digests = [hashlib.sha256(line).hexdigest() for line in first]
     episodes = Episode.objects.filter(project=snapshot.project_id, reward_spec=snapshot.reward_spec_id)
     found = episodes.filter(sha256__in=digests, reward__isnull=False).order_by("-reward", "pk")
     return list(found.defer("payload")[:EPISODES_SHOWN])

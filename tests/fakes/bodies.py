@@ -1,5 +1,7 @@
 """The bytes of a call that a test made by hand, stored as ingest stores them."""
 
+from django.db import transaction
+
 from telemetry import periods
 from telemetry.chains import Chains
 from telemetry.models import Call
@@ -22,4 +24,5 @@ def keep_body(call: Call, request: bytes, response: bytes, response_type: str = 
     period = periods.period_of(call.started_at)
     periods.ensure(period)
     row = CallRow(call.sequence, b"", period, begin, response, response_type)
-    copy_bodies([row], Chains(), may_be_known=True)
+    with transaction.atomic():  # COPY goes by a table that lives for one transaction
+        copy_bodies([row], Chains(), may_be_known=True)

@@ -22,6 +22,8 @@ class Asked:
     """In the shape of chat messages, whatever the dialect, so that runs can be stitched; empty when there are none."""
     metadata_run_id: str = ""
     """The caller's own name for the run: `metadata.run_id`, or the stored conversation that the request is part of."""
+    is_opted_out: bool = False
+    """`metadata.ratchet_training` is `off`: nothing may be learnt from the call."""
     previous_response_id: str = ""
     """The answer that the request continues; its messages then hold only what is new since."""
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from gateway.dialects.base import Addition, Asked
 from gateway.dialects.hiding import LOGPROBS, TOKEN_IDS, USAGE, DocumentHiding, StreamHiding
-from gateway.dialects.requests import model_of, run_id_of, with_true, with_usage
+from gateway.dialects.requests import is_opted_out, model_of, run_id_of, with_true, with_usage
 from telemetry.wire import chat as wire
 from telemetry.wire.answer import Answer
 from telemetry.wire.event_stream import DONE, EndWatch
@@ -22,6 +22,7 @@ class ChatDialect:
             stream=document.get("stream") is True,
             messages=wire.request_messages(document),
             metadata_run_id=run_id_of(document),
+            is_opted_out=is_opted_out(document),
         )
 
     def parse_answer(self, body: bytes, *, is_stream: bool) -> Answer:

@@ -4,7 +4,7 @@ from typing import Any
 
 from gateway.dialects.base import Addition, Asked
 from gateway.dialects.hiding import USAGE, StreamHiding
-from gateway.dialects.requests import model_of, run_id_of, with_usage
+from gateway.dialects.requests import is_opted_out, model_of, run_id_of, with_usage
 from telemetry.wire import completions as wire
 from telemetry.wire.answer import Answer
 from telemetry.wire.event_stream import DONE, EndWatch
@@ -22,6 +22,7 @@ class CompletionsDialect:
             stream=document.get("stream") is True,
             messages=wire.request_messages(document),
             metadata_run_id=run_id_of(document),
+            is_opted_out=is_opted_out(document),
         )
 
     def parse_answer(self, body: bytes, *, is_stream: bool) -> Answer:

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from gateway.dialects.base import Addition, Asked
-from gateway.dialects.requests import model_of, run_id_of
+from gateway.dialects.requests import is_opted_out, model_of, run_id_of
 from telemetry.wire import messages as wire
 from telemetry.wire.answer import Answer
 from telemetry.wire.event_stream import EndWatch
@@ -26,6 +26,7 @@ class MessagesDialect:
             stream=document.get("stream") is True,
             messages=wire.request_messages(document),
             metadata_run_id=run_id_of(document),
+            is_opted_out=is_opted_out(document),
         )
 
     def parse_answer(self, body: bytes, *, is_stream: bool) -> Answer:

@@ -1,4 +1,5 @@
-"""What the dialects' requests have in common: the model's name, the run's name, the question for usage."""
+"""What the dialects' requests have in common: the model's name, the run's name, whether the call may be learnt from,
+the question for usage."""
 
 from typing import Any
 
@@ -20,6 +21,12 @@ def run_id_of(document: dict[str, Any]) -> str:
     run_id = metadata.get("run_id") if isinstance(metadata, dict) else None
     names = [run_id, document.get("tensorzero::episode_id"), document.get("litellm_session_id")]
     return next((name for name in names if isinstance(name, str) and name), "")
+
+
+def is_opted_out(document: dict[str, Any]) -> bool:
+    """Whether `metadata.ratchet_training` is `off`."""
+    metadata = document.get("metadata")
+    return isinstance(metadata, dict) and metadata.get("ratchet_training") == "off"
 
 
 def with_usage(body: bytes, document: dict[str, Any]) -> bytes | None:

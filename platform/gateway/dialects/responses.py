@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from gateway.dialects.base import Addition, Asked
-from gateway.dialects.requests import run_id_of
+from gateway.dialects.requests import is_opted_out, run_id_of
 from telemetry.wire import responses as wire
 from telemetry.wire.answer import Answer
 from telemetry.wire.event_stream import EndWatch
@@ -30,6 +30,7 @@ class ResponsesDialect:
             stream=document.get("stream") is True,
             messages=wire.request_messages(document),
             metadata_run_id=run_id_of(document) or wire.conversation_id(document),
+            is_opted_out=is_opted_out(document),
             previous_response_id=previous if isinstance(previous, str) else "",
         )
 

@@ -382,3 +382,26 @@ def test_what_a_call_continues_and_the_trace_it_runs_under_are_kept(
         )
         begin = [record for record in gateway.records() if isinstance(record, BeginRecord)][-1]
         assert (begin.trace_id, begin.continues) == (kept, "resp_1")
+
+
+@pytest.mark.parametrize(
+    ("headers", "metadata", "is_opted_out"),
+    [
+        ({}, {}, False),
+        ({"x-ratchet-training": "off"}, {}, True),
+        ({"x-ratchet-training": "on"}, {}, False),
+        ({}, {"ratchet_training": "off"}, True),
+    ],
+)
+def test_a_caller_may_say_that_nothing_is_to_be_learnt_from_a_call(
+    gateway: ServedGateway,
+    client: OpenAI,
+    headers: dict[str, str],
+    metadata: dict[str, str],
+    is_opted_out: bool,
+) -> None:
+    answer = client.chat.completions.with_raw_response.create(
+        model="gpt-4o", messages=OPENING, extra_headers=headers, metadata=metadata
+    )
+    begin, _ = gateway.call(answer.headers["x-ratchet-call-id"])
+    assert begin.is_opted_out is is_opted_out

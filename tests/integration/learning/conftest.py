@@ -43,7 +43,7 @@ def broker(servers: None) -> None:
 
 @pytest.fixture(autouse=True)
 def store(db: None, settings: Any, tmp_path: Path) -> ObjectStore:
-    settings.OBJECT_STORE = ObjectStore(tmp_path / "objects")
+    settings.OBJECT_STORE = settings.LARGE_OBJECTS = ObjectStore(tmp_path / "objects")
     return settings.OBJECT_STORE
 
 

@@ -7,9 +7,12 @@ from datetime import timedelta
 import pytest
 
 from kernel.ids import uuid7
-from learning import episodes, reward_specs
+from learning import reward_specs
+from learning.episodes import due as episodes
+from learning.episodes.document import EpisodeDocument
 from learning.models import Episode, RewardSpecVersion
 from telemetry import runs, signals
+from telemetry.bodies import bodies_of
 from telemetry.models import CallBody, Run, RunState, Signal
 from tests.fakes.bodies import keep_body
 
@@ -47,18 +50,18 @@ def test_an_outcome_closes_the_run_and_makes_an_episode(live_run, project, rewar
     assert (episode.task_key, episode.step_count) == ("train-0001", 2)
     assert episode.reward == pytest.approx(1.0 - 2 * 0.02)
     assert sum(episode.reward_parts.values()) == episode.reward
-    assert [message["role"] for message in payload["messages"]] == [
+    assert [node["message"]["role"] for node in payload["messages"]] == [
         "system",
         "user",
         "assistant",
         "tool",
         "assistant",
     ]
-    assert payload["steps"][0]["tool_calls"] == [
-        {"name": "lookup_order", "arguments": '{"order_id": "4817"}'}
-    ]
+    [called] = payload["steps"][0]["tool_calls"]
+    assert (called["name"], called["arguments"]) == ("lookup_order", '{"order_id": "4817"}')
     assert payload["steps"][1]["parent"] == 0
-    assert {signal["name"] for signal in payload["signals"]} == {"resolved", "risk", "task"}
+    told = {signal["name"] for signal in payload["signals"] if signal["source"] != "derived"}
+    assert told == {"resolved", "risk", "task"}
     assert episode.model_version_ids == [str(lived.calls[0].model_version_id)]
     assert Run.objects.get(id=lived.run.id).state == RunState.CLOSED
     assert Run.objects.get(id=unknown.run.id).state == RunState.OPEN
@@ -88,6 +91,7 @@ def test_building_again_changes_nothing_and_gives_the_same_bytes(live_run, proje
 
     digest, payload = first.sha256, bytes(first.payload)
     first.delete()
+    Run.objects.update(built_revision=-1)
     build(project, now + timedelta(days=1))
     again = Episode.objects.get()
     assert (again.sha256, bytes(again.payload)) == (digest, payload)
@@ -158,3 +162,52 @@ def test_projects_with_runs_to_build_are_due(live_run, project, reward_spec, now
 def test_without_a_reward_spec_nothing_is_built(live_run, project, now):
     live_run(signals={"resolved": True})
     assert build(project, now) == 0
+
+
+def test_messages_stand_once_and_every_step_knows_its_prompt(live_run, project, reward_spec, now):
+    live_run(signals={"resolved": True})
+    build(project, now)
+    document = EpisodeDocument.read(bytes(Episode.objects.get().payload))
+    first, second = document.steps
+    assert len(document.messages) == 5
+    assert [m["role"] for m in document.prompt_of(first)] == ["system", "user"]
+    assert [m["role"] for m in document.prompt_of(second)] == ["system", "user", "assistant", "tool"]
+    assert document.main_path == [0, 1]
+    assert document.conversation()[-1]["content"] == "I refunded it."
+    assert document.canonical() == bytes(Episode.objects.get().payload)
+
+
+def test_a_run_that_nothing_may_be_learnt_from_says_why(live_run, project, reward_spec, now):
+    live_run(signals={"resolved": True}, is_opted_out=True)
+    live_run(at=5, signals={"resolved": True, "training_opt_out": True})
+    live_run(at=10, signals={"resolved": True, "training_opt_out": False})
+    build(project, now)
+    assert list(Episode.objects.order_by("started_at").values_list("untrainable", flat=True)) == [
+        "caller",
+        "signal",
+        "",
+    ]
+
+
+def test_tokens_of_a_model_of_ours_are_kept_and_put_together_again(live_run, project, reward_spec, now):
+    lived = live_run(signals={"resolved": True}, model_version_id=uuid7())
+    read = ([1, 2, 3], [1, 2, 3, 4, 5, 9, 8])
+    drawn = ([4, 5], [6])
+    for call, prompt, tokens in zip(lived.calls, read, drawn, strict=True):
+        body = bodies_of(project.id, [call.id])[call.id]
+        answer = json.loads(body.response)
+        answer["prompt_token_ids"] = prompt
+        answer["choices"][0] |= {
+            "token_ids": tokens,
+            "logprobs": {"content": [{"logprob": -0.25} for _ in tokens]},
+        }
+        CallBody.objects.filter(call_id=call.id).delete()
+        keep_body(call, body.request, json.dumps(answer).encode())
+    build(project, now)
+    episode = Episode.objects.get()
+    document = EpisodeDocument.read(bytes(episode.payload))
+    assert episode.own_step_count == 2
+    assert [step.tokens.shared for step in document.steps] == [0, 5]
+    assert [step.tokens.sampled for step in document.steps] == [[4, 5], [6]]
+    assert [step.tokens.logprobs for step in document.steps] == [[-0.25, -0.25], [-0.25]]
+    assert [document.prompt_tokens(step) for step in document.steps] == list(read)

@@ -2,13 +2,20 @@
 
 import hashlib
 import json
+from datetime import timedelta
 
 import pytest
 
+from accounts.models import ApiKey
+from accounts.services import set_training_opt_out
 from audit.models import Event
 from kernel import merkle
-from learning import episodes, snapshots
+from kernel.ids import uuid7
+from learning import snapshots
+from learning.episodes import due as episodes
 from learning.models import DatasetSnapshot, Episode
+from telemetry import signals
+from telemetry.models import Signal
 
 
 @pytest.fixture
@@ -20,7 +27,13 @@ def history(live_run, project, reward_spec, now):
 
 
 def freeze(project, maya, now, **filters):
-    return snapshots.freeze(project=project, name=filters.pop("name", "week"), actor=maya, now=now, **filters)
+    return snapshots.freeze(
+        project=project,
+        name=filters.pop("name", "week"),
+        actor=maya,
+        now=now,
+        filters=snapshots.Filters(**filters),
+    )
 
 
 def test_a_snapshot_holds_the_rewarded_episodes_in_order_under_its_root(history, project, maya, now, store):
@@ -71,3 +84,59 @@ def test_nothing_to_freeze_is_said_in_a_sentence(history, project, maya, now):
         with pytest.raises(snapshots.SnapshotRefused, match=sentence):
             freeze(project, maya, now, **filters)
     assert DatasetSnapshot.objects.count() == 1
+
+
+def test_a_late_signal_changes_the_next_revision_and_not_the_frozen_snapshot(
+    live_run, project, reward_spec, maya, now
+):
+    lived = live_run(signals={"resolved": True})
+    episodes.build_due(project_id=project.id, now=now)
+    before = freeze(project, maya, now, name="before")
+    later = now + timedelta(weeks=3)
+    Signal.objects.create(
+        id=uuid7(), project=project, target_type="run_id", target=str(lived.run.id), name="resolved",
+        value=False, observed_at=later, received_at=later, stored_at=later,
+    )  # fmt: skip
+    signals.join_pending(project_id=project.id, now=later)
+    episodes.build_due(project_id=project.id, now=later)
+    after = freeze(project, maya, later, name="after")
+
+    [frozen], [new] = list(snapshots.read(before)), list(snapshots.read(after))
+    assert (frozen.reward.parts["outcome"], new.reward.parts["outcome"]) == (1.0, 0.0)
+    assert new.run.revision > frozen.run.revision
+    assert new.run.id == frozen.run.id
+    snapshots.verify(before)
+
+
+def test_what_was_opted_out_of_is_never_frozen_and_counted(live_run, project, reward_spec, maya, now):
+    live_run(signals={"resolved": True})
+    live_run(at=5, signals={"resolved": True}, is_opted_out=True)
+    told = live_run(at=10, signals={"resolved": True})
+    episodes.build_due(project_id=project.id, now=now)
+    Signal.objects.create(  # no episode knows of it yet
+        id=uuid7(), project=project, target_type="run_id", target=str(told.run.id), run=told.run,
+        name="training_opt_out", value=True, observed_at=now, received_at=now, stored_at=now,
+    )  # fmt: skip
+    snapshot = freeze(project, maya, now)
+    assert snapshot.episode_count == 1
+    assert snapshot.manifest["excluded"] == {"episodes": 2, "reasons": {"caller": 1, "signal": 1}}
+
+    key = ApiKey.objects.get(project=project)
+    set_training_opt_out(key=key, is_opted_out=True, actor=maya, now=now)
+    with pytest.raises(snapshots.SnapshotRefused, match="key 3"):
+        freeze(project, maya, now, name="none")
+
+
+def test_a_manifest_says_who_contributed(history, project, maya, now):
+    manifest = freeze(project, maya, now).manifest
+    [principal] = manifest["principals"]
+    assert (principal["episodes"], principal["share"]) == (5, "1.000000")
+    assert str(ApiKey.objects.get(project=project).id) not in json.dumps(manifest)
+    assert manifest["rewards"] == {"min": "-0.040000", "max": "0.960000", "standard_deviation": "0.489898"}
+
+
+def test_filters_narrow(history, project, maya, now):
+    snapshot = freeze(project, maya, now, task_keys=["train-0001", "train-0002"], min_confidence=1.0)
+    assert snapshot.manifest["task_keys"] == ["train-0001", "train-0002"]
+    with pytest.raises(snapshots.SnapshotRefused, match="No episode fits"):
+        freeze(project, maya, now, name="other", model_alias="nobody")

@@ -13,9 +13,10 @@ from django.db import connection
 
 from audit.models import Event
 from kernel import clock, states
-from learning import episodes, leases, processes, selectors, snapshots, training
+from learning import leases, processes, selectors, snapshots, training
 from learning.artifacts import directory_digest
 from learning.environments.registry import get_environment
+from learning.episodes import due as episodes
 from learning.models import TrainingJob
 
 BASE = "b" * 64

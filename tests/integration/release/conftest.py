@@ -195,7 +195,7 @@ def helpers() -> type[Helpers]:
 
 @pytest.fixture
 def store(tmp_path: Path, settings: Any) -> ObjectStore:
-    settings.OBJECT_STORE = ObjectStore(tmp_path / "objects")
+    settings.OBJECT_STORE = settings.LARGE_OBJECTS = ObjectStore(tmp_path / "objects")
     return settings.OBJECT_STORE  # type: ignore[no-any-return]
 
 

@@ -20,7 +20,10 @@ KEY = base64.urlsafe_b64encode(os.urandom(32))
 PROJECT, UPSTREAM = uuid4(), uuid4()
 CHAMPION = Target(str(uuid4()), "desk-v1", "desk:1", "http://127.0.0.1:8402")
 FULL = Snapshot(
-    callers={os.urandom(32): Caller(uuid4(), PROJECT), bytes(32): Caller(uuid4(), uuid4())},
+    callers={
+        os.urandom(32): Caller(uuid4(), PROJECT, is_opted_out=True),
+        bytes(32): Caller(uuid4(), uuid4()),
+    },
     projects={
         PROJECT: ProjectRoutes(
             deployments={
