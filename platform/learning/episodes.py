@@ -6,7 +6,7 @@ means is `learning.rewards.spec`'s, how bytes become messages `telemetry.exchang
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -18,7 +18,9 @@ from django.db.models import Exists, OuterRef, QuerySet
 
 from learning import reward_specs
 from learning.models import Episode, RewardSpecVersion
-from learning.rewards.spec import RewardSpec, Score, score
+from learning.rewards.facts import Facts, Observed
+from learning.rewards.scoring import score
+from learning.rewards.spec import RewardSpec
 from learning.rewards.steps import StepFacts, steps_from_messages
 from telemetry import exchange, runs
 from telemetry.bodies import bodies_of
@@ -27,8 +29,6 @@ from telemetry.signals import SignalRow, latest_signals
 
 BATCH = 50
 """Runs at a time: their answers are in memory together."""
-_MAX_SIGNAL = 1e12
-"""A larger value, or one that is no number at all, is a mistake and not an outcome."""
 _PLAIN_TYPES = frozenset({"string", "integer", "number", "boolean"})
 
 
@@ -52,7 +52,9 @@ def build_due(*, project_id: UUID, now: datetime) -> int:
     if version is None:
         return 0
     spec = RewardSpec.parse(version.document)
-    outcome = Signal.objects.filter(project_id=project_id, name=spec.outcome.signal, run__state=RunState.OPEN)
+    outcome = Signal.objects.filter(
+        project_id=project_id, name__in=spec.outcome_signals, run__state=RunState.OPEN
+    )
     runs.close(outcome.values_list("run_id", flat=True).distinct(), now=now)
     built = 0
     while due := list(_due(version)[:BATCH]):
@@ -139,9 +141,8 @@ def _episode(
     signals: Sequence[SignalRow],
     now: datetime,
 ) -> Episode:
-    whole_run = {signal.name: signal.value for signal in signals if signal.step is None}
-    facts = _facts(turns, request)
-    scored = score(spec, _numbers(whole_run), facts)
+    facts = Facts([_observed(signal) for signal in signals], _facts(turns, request))
+    scored = score(spec, facts)
     versions = sorted(
         {str(call.model_version_id) for turn in turns for call in turn.calls if call.model_version_id}
     )
@@ -165,7 +166,8 @@ def _episode(
             "messages": exchange.request_messages(request, _dialect(turns))
             + ([last.answer] if last and last.answer else []),
             "signals": [_signal_document(signal) for signal in signals],
-            "reward": _reward_document(scored),
+            "facts": facts.to_json(),
+            "reward": scored.to_json(),
         }
     )
     return Episode(
@@ -215,13 +217,10 @@ def _is_plain(parameters: Any) -> bool:
     )
 
 
-def _numbers(signals: Mapping[str, Any]) -> dict[str, float | bool | None]:
-    """Signals that a reward can be computed from; text and demonstrations say nothing about it."""
-    return {
-        name: value
-        for name, value in signals.items()
-        if isinstance(value, bool | int | float) and abs(value) <= _MAX_SIGNAL
-    }
+def _observed(signal: SignalRow) -> Observed:
+    """A demonstration is not held against anything: that there is one is all that a reward may know."""
+    value = signal.value if isinstance(signal.value, (bool, int, float, str)) else None
+    return Observed(signal.name, value, signal.step, source=signal.source)
 
 
 def _step_document(turn: _Turn, turns: Sequence[_Turn]) -> dict[str, Any]:
@@ -258,15 +257,6 @@ def _signal_document(signal: SignalRow) -> dict[str, Any]:
         "step": signal.step,
         "source": signal.source,
         "observed_at": signal.observed_at.isoformat(),
-    }
-
-
-def _reward_document(scored: Score) -> dict[str, Any]:
-    return {
-        "total": scored.total,
-        "parts": scored.parts,
-        "steps": [{"cost": step.cost, "penalty": step.penalty} for step in scored.steps],
-        "missing": list(scored.missing),
     }
 
 

@@ -1,8 +1,8 @@
 """A project's own terms in Python: entry points of the group `ratchet.reward_terms`, held to their code's digest.
 
-An own term is a function `(facts, **options)` that returns a number, one number a step (for a term of kind step), or None
-when it cannot say. The spec names the sha256 of its module's source, so that a reward never changes because code
-did."""
+An own term is a function `(facts, **options)` that returns a number, a list with one number a step, or None when it
+cannot say. The spec names the sha256 of its module's source, so that a reward never changes because code did. The
+module's file alone is held to the digest: an own term stands on nothing but Python and `learning.rewards`."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _entry(name: str) -> EntryPoint:
 
 
 def _digest(entry: EntryPoint) -> str:
-    """Read before the module runs: code that is not the spec's is never executed."""
+    """Of the file, read before the module runs: code that is not the spec's is never executed."""
     try:
         spec = find_spec(entry.module)
     except ImportError:

@@ -1,4 +1,4 @@
-"""Scoring: a reward spec and an episode's facts -> the reward, and the waterfall that explains it to the last billionth.
+"""Scoring: a reward spec and an episode's facts -> the reward, and the waterfall that explains it exactly.
 
 Pure and the same for production episodes and the trainer's rollouts. Missing is never zero: a term says itself what
 happens while its value is not known. Where facts come from is not decided here."""
@@ -16,6 +16,7 @@ from learning.rewards.facts import Facts, Observed
 from learning.rewards.spec import RewardSpec
 from learning.rewards.terms import SIGN, Kind, Source, Term
 
+PARTS = (*(kind.value for kind in Kind), "shaping", "clip", "veto")
 _MAX_READING = 1e12
 """A larger value is a mistake, and as good as not known."""
 
@@ -26,7 +27,7 @@ class Entry:
 
     term: str
     part: str
-    """outcome, cost, risk, step, shaping, clip or veto."""
+    """One of `PARTS`."""
     step: int | None
     """The step that it belongs to; None for the run as a whole."""
     nano: int
@@ -103,9 +104,7 @@ def waterfall_to_json(waterfall: Sequence[Entry]) -> list[dict[str, Any]]:
 def waterfall_from_json(rows: Sequence[dict[str, Any]]) -> tuple[Entry, ...]:
     """What `waterfall_to_json` wrote."""
     return tuple(
-        Entry(
-            row["term"], row["part"], row["step"], nano(row["amount"]), row["why"], tuple(row["evidence"])
-        )
+        Entry(row["term"], row["part"], row["step"], nano(row["amount"]), row["why"], tuple(row["evidence"]))
         for row in rows
     )
 
@@ -226,17 +225,16 @@ class _Tally:
         self.not_final[term.label] = None
         if term.waits:
             self.is_known = False
-            self.enter(term.name, term.kind.value, row.step, 0, f"{_saying(row)}, which may still change: waiting")
+            self.enter(
+                term.name, term.kind.value, row.step, 0, f"{_saying(row)}, which may still change: waiting"
+            )
         return not term.waits
 
     def _value(
         self, term: Term, step: int | None, value: float, saying: str, evidence: tuple[str, ...] = ()
     ) -> None:
         amount = SIGN[term.kind] * nano(term.weight * value / term.per)
-        per = f" per {term.per:g}" if term.per != 1 else ""
-        self.enter(
-            term.name, term.kind.value, step, amount, f"{saying}, weight {term.weight:g}{per}", evidence
-        )
+        self.enter(term.name, term.kind.value, step, amount, f"{saying}, {term.worth}", evidence)
         self.outcome_known |= term.kind is Kind.OUTCOME
 
     def _absent(self, term: Term, row: Observed | None) -> None:

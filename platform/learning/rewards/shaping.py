@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 from learning.rewards.amounts import BILLION, nano
@@ -37,7 +38,11 @@ class PotentialTerm:
         term = mapping(document, path)
         if ("fact" in term) == ("signal" in term):
             raise InvalidRewardSpec(f"{path}: must read either a fact or a signal about steps")
-        known(term, path, {"fact", "weight", "clip"} if "fact" in term else {"signal", "weight", "clip", "start"})
+        known(
+            term,
+            path,
+            {"fact", "weight", "clip"} if "fact" in term else {"signal", "weight", "clip", "start"},
+        )
         return cls(
             name=name,
             fact=choice(term["fact"], f"{path}.fact", STEP_FACTS) if "fact" in term else "",
@@ -80,7 +85,9 @@ class Shaping:
         """The spec's section `shaping`. Raises InvalidRewardSpec."""
         section = mapping(document, path)
         known(section, path, {"potential", "discount"})
-        terms = mapping(required(section, "potential", path, "what makes a state better"), f"{path}.potential")
+        terms = mapping(
+            required(section, "potential", path, "what makes a state better"), f"{path}.potential"
+        )
         return cls(
             potential=tuple(
                 PotentialTerm.parse(name, terms[name], f"{path}.potential.{name}") for name in sorted(terms)
@@ -109,7 +116,7 @@ class Shaping:
     def amounts(self, facts: Facts) -> list[int]:
         """Billionths that each step adds."""
         potentials = self.potentials(facts)
-        return [after - before for before, after in zip(potentials, potentials[1:], strict=False)]
+        return [after - before for before, after in pairwise(potentials)]
 
 
 @dataclass(frozen=True)

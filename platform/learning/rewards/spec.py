@@ -1,8 +1,8 @@
 """Reward specs: immutable documents that say what a good episode is.
 
-reward = outcome - cost - risk + steps, shaped, clipped, unless a veto decides. Each part is a section of named terms that
-a person can read aloud; equal digests score every episode equally. Scoring is `learning.rewards.scoring`'s, which spec
-is in force `learning.reward_specs`'."""
+reward = outcome - cost - risk + steps, shaped, clipped, unless a veto decides. Each part is a section of named terms
+that a person can read aloud; equal digests score every episode equally. Scoring is `learning.rewards.scoring`'s,
+which spec is in force `learning.reward_specs`'."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ class RewardSpec:
             raise InvalidRewardSpec("outcome: must have at least one term, NAME: {signal: ..., weight: ...}")
         clip = bounds(top["clip"], "clip") if top.get("clip") is not None else None
         shaping = Shaping.parse(top["shaping"], "shaping") if top.get("shaping") is not None else None
-        return cls(name=name, terms=terms, shaping=shaping, vetoes=_vetoes(top.get("veto", {}), clip), clip=clip)
+        return cls(
+            name=name, terms=terms, shaping=shaping, vetoes=_vetoes(top.get("veto", {}), clip), clip=clip
+        )
 
     @classmethod
     def from_yaml(cls, document: str) -> RewardSpec:
@@ -64,7 +66,7 @@ class RewardSpec:
             InvalidRewardSpec: not YAML, or not a reward spec.
         """
         try:
-            loaded = yaml.load(document, Loader=_OnceLoader)  # noqa: S506 - a safe loader, stricter
+            loaded = yaml.load(document, Loader=_OnceLoader)
         except (yaml.YAMLError, RecursionError) as error:
             raise InvalidRewardSpec(f"not YAML: {' '.join(str(error).split())}") from error
         return cls.parse(loaded)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from learning.rewards.fields import (
@@ -66,7 +67,9 @@ class Missing:
         """`none`, `skip`, or `{count_as: NUMBER, because: TEXT}`."""
         if isinstance(value, dict):
             known(value, path, {"count_as", "because"})
-            stated = number(required(value, "count_as", path, "the number that stands in"), f"{path}.count_as")
+            stated = number(
+                required(value, "count_as", path, "the number that stands in"), f"{path}.count_as"
+            )
             reason = required(value, "because", path, "say why this number is fair")
             return cls(rule="count_as", count_as=stated, because=text(reason, f"{path}.because"))
         if value not in ("none", "skip"):
@@ -116,7 +119,9 @@ class Term:
         source = _source(term, path)
         where = under(path, source.value)
         if source is Source.FACT and kind is Kind.OUTCOME:
-            raise InvalidRewardSpec(f"{where}: what happened on the way is no outcome; read a signal, judge or own")
+            raise InvalidRewardSpec(
+                f"{where}: what happened on the way is no outcome; read a signal, judge or own"
+            )
         extra = {
             Source.SIGNAL: {"values", "missing", "not_final"},
             Source.FACT: set(),
@@ -130,9 +135,7 @@ class Term:
             name=name,
             source=source,
             reads=_reads(source, term[source.value], where),
-            weight=number(
-                required(term, "weight", path, "what one is worth"), f"{path}.weight", least=least
-            ),
+            weight=number(required(term, "weight", path, "what one is worth"), f"{path}.weight", least=least),
             per=number(term.get("per", 1.0), f"{path}.per", least=1e-6),
             values={
                 label: number(value, f"{path}.values.{label}")
@@ -142,7 +145,9 @@ class Term:
             missing=Missing(rule="none")
             if source is Source.FACT
             else Missing.parse(
-                required(term, "missing", path, "say none (no reward), skip, or {count_as: ..., because: ...}"),
+                required(
+                    term, "missing", path, "say none (no reward), skip, or {count_as: ..., because: ...}"
+                ),
                 f"{path}.missing",
             ),
             waits=choice(term.get("not_final", "wait"), f"{path}.not_final", ("wait", "use")) == "wait",
@@ -165,14 +170,19 @@ class Term:
             document |= {"sha256": self.sha256, "options": dict(self.options)}
         return document
 
-    @property
+    @cached_property
     def signal(self) -> str:
         """The name of the signal that is read; "" for facts and own terms."""
         if self.source is Source.JUDGE:
             return JUDGE_PREFIX + self.reads.partition("@")[0]
         return self.reads if self.source is Source.SIGNAL else ""
 
-    @property
+    @cached_property
+    def worth(self) -> str:
+        """The weight, in words."""
+        return f"weight {self.weight:g}" + (f" per {self.per:g}" if self.per != 1 else "")
+
+    @cached_property
     def label(self) -> str:
         """What is read, as lists of missing things name it."""
         return self.signal or f"{self.source.value}:{self.reads}"

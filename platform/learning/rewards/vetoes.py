@@ -43,9 +43,7 @@ class Veto:
             test=tests[0],
             bound=_bound(tests[0], when[tests[0]], f"{path}.when.{tests[0]}"),
             reward=number(required(veto, "reward", path, "the reward instead"), f"{path}.reward"),
-            because=text(
-                required(veto, "because", path, "say why this decides alone"), f"{path}.because"
-            ),
+            because=text(required(veto, "because", path, "say why this decides alone"), f"{path}.because"),
             waits=choice(veto.get("not_final", "wait"), f"{path}.not_final", ("wait", "use")) == "wait",
         )
 
