@@ -52,8 +52,7 @@ def publish(
         project_id=project.id,
         obj=ObjectRef("reward_spec", version.id, version.digest),
         at=now,
-        data={"name": name, "version": version.version}
-        | ({"preview": preview_digest} if preview_digest else {}),
+        data={"name": name, "version": version.version, "preview": preview_digest},
     )
     return version
 

@@ -116,7 +116,7 @@ class _OnceLoader(yaml.SafeLoader):
         """As the safe loader does, each key once."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if isinstance(key, (dict, list)) or key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"{key!r} stands twice or is no name", key_node.start_mark

@@ -17,7 +17,7 @@ GROUPS = 15
 
 
 class Command(BaseCommand):
-    help = "Score a project's history under a reward spec (YAML or JSON) that is not in force, and show the differences."
+    help = "Score a project's history under a reward spec that is not in force, and show the differences."
 
     def add_arguments(self, parser: CommandParser) -> None:
         add_project(parser)
