@@ -23,5 +23,6 @@ app.conf.beat_schedule = {
     "draw closed runs for review": _every(30.0, "telemetry.draw_reviews"),
     "make the months to come, drop those whose retention is over": _every(3600.0, "telemetry.keep_periods"),
     "send training jobs and evaluations that are due": _every(5.0, "learning.sweep"),
+    "let judges judge": _every(30.0, "learning.judge"),
     "move promotions on, load adapters": _every(1.0, "release.sweep"),
 }

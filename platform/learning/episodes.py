@@ -17,6 +17,7 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
 
 from learning import reward_specs
+from learning.judges.verdicts import Verdicts, verdicts_on
 from learning.models import Episode, RewardSpecVersion
 from learning.rewards.facts import Facts, Observed
 from learning.rewards.scoring import score
@@ -83,9 +84,17 @@ def _build(due: Sequence[Run], version: RewardSpecVersion, spec: RewardSpec, now
     due = list(Run.objects.filter(id__in=[run.id for run in due]))
     turns, requests = _load(version.project_id, due)
     signals = latest_signals((run.id for run in due), now=now)
+    verdicts = verdicts_on(project_id=version.project_id, run_ids=[run.id for run in due])
     episodes = [
         _episode(
-            run, version, spec, turns.get(run.id, []), requests.get(run.id, b""), signals.get(run.id, []), now
+            run,
+            version,
+            spec,
+            turns.get(run.id, []),
+            requests.get(run.id, b""),
+            signals.get(run.id, []),
+            verdicts,
+            now,
         )
         for run in due
     ]
@@ -139,9 +148,11 @@ def _episode(
     turns: Sequence[_Turn],
     request: bytes,
     signals: Sequence[SignalRow],
+    verdicts: Verdicts,
     now: datetime,
 ) -> Episode:
-    facts = Facts([_observed(signal) for signal in signals], _facts(turns, request))
+    observed = verdicts.applied(run.id, [_observed(signal) for signal in signals])
+    facts = Facts(observed, _facts(turns, request))
     scored = score(spec, facts)
     versions = sorted(
         {str(call.model_version_id) for turn in turns for call in turn.calls if call.model_version_id}

@@ -12,7 +12,7 @@ from learning.rewards.scoring import score
 from learning.rewards.spec import RewardSpec
 from learning.rewards.steps import StepFacts
 
-SOURCE = '''
+SOURCE = """
 def brevity(facts, *, most):
     return max(0.0, 1 - len(facts.steps) / most)
 
@@ -27,7 +27,7 @@ def short(facts):
 
 def words(facts):
     return "good"
-'''
+"""
 NAMES = ("brevity", "silent", "each", "short", "words")
 STEPS = [StepFacts(tool_calls=2), StepFacts()]
 
@@ -84,7 +84,9 @@ def test_code_that_is_not_the_specs_is_refused_and_not_run(package):
     changed = SOURCE + "\nraise RuntimeError('this code ran')\n"
     package.write_text(changed)
     brevity = spec("brevity", most=4)
-    with pytest.raises(InvalidRewardSpec, match=r"^outcome\.mine\.sha256: own term 'brevity': the spec names code"):
+    with pytest.raises(
+        InvalidRewardSpec, match=r"^outcome\.mine\.sha256: own term 'brevity': the spec names code"
+    ):
         brevity.check_own_terms()
     with pytest.raises(own.OwnTermRefused, match=hashlib.sha256(changed.encode()).hexdigest()):
         score(brevity, Facts.of({}, STEPS))
