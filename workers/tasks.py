@@ -75,11 +75,11 @@ def learning_sweep(**_: object) -> None:
 
 @app.task(name="learning.judge")
 def judge(**_: object) -> None:
+    rng = random.SystemRandom()
     with model.client() as client:
         for project_id in judges.projects_with_judges():
-            judging.judge_due(
-                project_id=project_id, now=clock.now(), client=client, rng=random.SystemRandom()
-            )
+            while judging.judge_due(project_id=project_id, now=clock.now(), client=client, rng=rng):
+                pass
 
 
 @app.task(name=training.TRAIN.name)

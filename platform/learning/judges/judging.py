@@ -1,8 +1,8 @@
 """Judging runs: which are due, who works on them, and how a verdict becomes a signal.
 
-A run is judged once by each judge, and again only when its messages have changed. A row is claimed by moving its `due_at`
-on, which is the lease; whoever settles it must still hold it. A judge that is down leaves its signal missing. What is
-asked is `learning.judges.prompts`', whether the verdict counts `learning.judges.standing`'s."""
+A run is judged once by each judge, and again only when its messages have changed. A row is claimed by moving its
+`due_at` on, which is the lease; whoever settles it must still hold it. A judge that is down leaves its signal missing.
+What is asked is `learning.judges.prompts`', whether the verdict counts `learning.judges.standing`'s."""
 
 import hashlib
 import random
@@ -35,8 +35,10 @@ from telemetry.runs import lock_project
 
 BATCH = 50
 """Runs that one pass takes on, for each judge."""
-LEASE = timedelta(minutes=15)
-"""Longer than the two answers of a run, or of a group, may take."""
+ASKED_AT_ONCE = 5
+"""Of these, runs or groups that it asks about: their leases begin together."""
+LEASE = timedelta(minutes=30)
+"""Longer than the two answers about each of these may take."""
 RETRY = timedelta(minutes=1)
 """After the first failure; doubled after each."""
 MAX_ATTEMPTS = 5
@@ -56,7 +58,9 @@ class _Asked:
 
 
 def judge_due(*, project_id: UUID, now: datetime, client: httpx.Client, rng: random.Random) -> int:
-    """Let each of the project's judges work on what is due; return how many runs were decided."""
+    """Let each of the project's judges work on some of what is due; return how many runs were decided.
+
+    Called again until nothing is, each time with the time that it is then."""
     decided = 0
     for judge in registry.in_force(project_id):
         _take_on(judge, now)
@@ -93,9 +97,10 @@ def _take_on(judge: Judge, now: datetime) -> None:
         )
         if is_new:
             continue
-        looked = {"run_revision": episode.run_revision}
+        looked: dict[str, Any] = {"run_revision": episode.run_revision}
         if row.subject_sha256 != subject:
             looked |= {"subject_sha256": subject, "due_at": now, "attempts": 0, "decided_at": None}
+            looked |= {"value": None, "is_consistent": None, "answers": []}
         JudgedRun.objects.filter(id=row.id, run_revision__lt=episode.run_revision).update(**looked)
 
 
@@ -103,7 +108,7 @@ def _judge(judge: Judge, now: datetime, client: httpx.Client, rng: random.Random
     definition = JudgeDefinition.parse(judge.document)
     due = list(JudgedRun.objects.filter(judge=judge, due_at__lte=now).order_by("due_at", "id")[:BATCH])
     decided = 0
-    for group in _groups(definition, due, now):
+    for group in _groups(definition, due, now)[:ASKED_AT_ONCE]:
         claimed = [row for row in group if _claim(row, now)]
         if len(claimed) == len(
             group

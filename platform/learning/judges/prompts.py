@@ -1,9 +1,8 @@
 """What a judge is asked, and how its answer is read: telemetry goes in as data and never as instructions.
 
-Three things keep it so. The record is one line of JSON between two lines with a random boundary, which no text inside can
-close. The rules say what lies between them. And a control question, whose answer is no by chance of its making, catches a
-judge that says yes to everything because a record told it to. An answer that is not exactly of the asked shape is no
-answer."""
+Three things keep it so. The record is one line of JSON between two lines with a random boundary, which no text inside
+can close. The rules say what lies between them. And a control question, whose answer is always no, catches a judge that
+says yes to everything because a record told it to. An answer that is not exactly of the asked shape is no answer."""
 
 from __future__ import annotations
 
@@ -33,15 +32,16 @@ _RUBRIC = """Answer each question about the record with yes or no. Say no where 
 Questions:
 {questions}
 
-The answer: {{"answers": [{{"question": "<name>", "reason": "<one sentence>", "verdict": "yes" or "no"}}, ...]}}, with each
-question once, in this order."""
-_RANKING = """The records are attempts at the same task. Give each a score from 0 to 1 for this criterion, so that a better
-attempt has a higher score and equal ones an equal score. Hold them against each other; the order in which they stand
-means nothing.
+The answer, with each question once, in this order:
+{{"answers": [{{"question": "<name>", "reason": "<one sentence>", "verdict": "yes" or "no"}}, ...]}}"""
+_RANKING = """The records are attempts at the same task. Give each a score from 0 to 1 for this criterion, so that a
+better attempt has a higher score and equal ones an equal score. Hold them against each other; the order in which they
+stand means nothing.
 
 Criterion: {criterion}
 
-The answer: {{"scores": [{{"record": "<name>", "reason": "<one sentence>", "score": <0 to 1>}}, ...]}}, with each record once."""
+The answer, with each record once:
+{{"scores": [{{"record": "<name>", "reason": "<one sentence>", "score": <0 to 1>}}, ...]}}"""
 
 
 class BadAnswer(ValueError):

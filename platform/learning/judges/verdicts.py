@@ -35,7 +35,10 @@ class Verdicts:
             )
         if row.source in self.barred:
             return replace(row, value=None, evidence=(self.barred[row.source],))
-        return replace(row, evidence=self.reasons.get((run_id, row.source), ()))
+        if (run_id, row.source) not in self.reasons:
+            # It was judged with fewer messages, and since then not, or not in the same way in both orders.
+            return replace(row, value=None, evidence=("not used: it is no verdict on the run as it is",))
+        return replace(row, evidence=self.reasons[run_id, row.source])
 
 
 def verdicts_on(*, project_id: UUID, run_ids: Iterable[UUID]) -> Verdicts:
