@@ -231,7 +231,7 @@ def _is_plain(parameters: Any) -> bool:
 def _observed(signal: SignalRow) -> Observed:
     """A demonstration is not held against anything: that there is one is all that a reward may know."""
     value = signal.value if isinstance(signal.value, (bool, int, float, str)) else None
-    return Observed(signal.name, value, signal.step, source=signal.source)
+    return Observed(signal.name, value, signal.step, signal.is_final, signal.source, signal.evidence)
 
 
 def _step_document(turn: _Turn, turns: Sequence[_Turn]) -> dict[str, Any]:
