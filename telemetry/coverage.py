@@ -18,6 +18,9 @@ from telemetry.metrics import RESERVED
 from telemetry.models import Call, CallOutcome, Run, Signal
 from telemetry.review import SOURCE
 
+JUDGES = "judge:"
+"""How the sources of verdicts begin that a model gave: nobody's feedback."""
+
 Z = 1.96
 """Of a 95 % interval."""
 MIN_RUNS = 20
@@ -91,7 +94,8 @@ def coverage(project_id: UUID, since: datetime, until: datetime, *, name: str = 
     """Of the project's runs that began in that time; with a `name`, the buckets and sentences are about that metric's
     feedback alone. Three queries."""
     runs = Run.objects.filter(project_id=project_id, started_at__gte=since, started_at__lt=until)
-    feedback = Signal.objects.filter(misfit="").exclude(Q(name__in=RESERVED) | Q(source__startswith=SOURCE))
+    asked = Q(source__startswith=SOURCE) | Q(source__startswith=JUDGES)
+    feedback = Signal.objects.filter(misfit="").exclude(Q(name__in=RESERVED) | asked)
     groups = list(_groups(runs, feedback.filter(name=name) if name else feedback))
     overall = _rate((runs, with_feedback) for _, runs, with_feedback in groups)
     buckets = tuple(_buckets(groups))

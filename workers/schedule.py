@@ -7,11 +7,11 @@ from typing import Any
 from kernel.queueing import app
 
 
-def _every(seconds: float, task: str) -> dict[str, Any]:
+def _every(seconds: float, task: str, queue: str = "default") -> dict[str, Any]:
     return {
         "task": task,
         "schedule": seconds,
-        "options": {"expires": max(5.0, 2 * seconds), "queue": "default"},
+        "options": {"expires": max(5.0, 2 * seconds), "queue": queue},
     }
 
 
@@ -23,5 +23,6 @@ app.conf.beat_schedule = {
     "draw closed runs for review": _every(30.0, "telemetry.draw_reviews"),
     "make the months to come, drop those whose retention is over": _every(3600.0, "telemetry.keep_periods"),
     "send training jobs and evaluations that are due": _every(5.0, "learning.sweep"),
+    "let judges judge": _every(30.0, "learning.judge", queue="judges"),
     "move promotions on, load adapters": _every(1.0, "release.sweep"),
 }

@@ -4,6 +4,7 @@ Arguments are ids, by keyword; unknown ones are passed over, so that a worker su
 late, twice or never: the rows it looks at know what is due, and the sweeps in `workers.schedule` look again."""
 
 import os
+import random
 import socket
 from uuid import UUID
 
@@ -15,6 +16,8 @@ from kernel.queueing import app
 from learning import training
 from learning.episodes import due as episodes
 from learning.evaluation import jobs as evaluations
+from learning.judges import judging, model
+from learning.judges import registry as judges
 from release import promotion, registry, rollout
 from release import sweep as release_sweep
 from telemetry import periods, review, runs, signals, windows
@@ -69,6 +72,15 @@ def learning_sweep(**_: object) -> None:
     now = clock.now()
     training.sweep(now=now)
     evaluations.sweep(now=now)
+
+
+@app.task(name="learning.judge")
+def judge(**_: object) -> None:
+    rng = random.SystemRandom()
+    with model.client() as client:
+        for project_id in judges.projects_with_judges():
+            while judging.judge_due(project_id=project_id, now=clock.now(), client=client, rng=rng):
+                pass
 
 
 @app.task(name=training.TRAIN.name)

@@ -76,6 +76,8 @@ def programs(env: Environment) -> list[Program]:
         Program("console", console, 20),
         Program("worker", worker("default"), 30),
         Program("trainer", worker("gpu"), 30),
+        # Waits minutes for models that other people serve, and nothing else may wait with it.
+        Program("judges", worker("judges"), 30),
         # The stock scheduler keeps its times in memory: nothing pickled, and a missed beat is made up by the next.
         Program("beat", celery("beat", "-S", "celery.beat:Scheduler"), 40),
     ]

@@ -128,7 +128,8 @@ def _real_traffic(story: Story) -> Project:
         project = _create_project(story, f"airline-{story.tag}", "--upstream", f"{upstream}/v1")
         spec = story.env.home / "demo" / "airline-reward.json"
         spec.parent.mkdir(parents=True, exist_ok=True)
-        spec.write_text(json.dumps({"name": "airline", "outcome": {"signal": "reward", "weight": 1.0}}))
+        outcome = {"reward": {"signal": "reward", "weight": 1.0, "missing": "none"}}
+        spec.write_text(json.dumps({"schema": 2, "name": "airline", "outcome": outcome}))
         manage("publish_reward", "--project", project.name, "--file", str(spec))
         with story.progress(f"replaying, {AT_ONCE} runs at once", calls) as step:
             seen = asyncio.run(

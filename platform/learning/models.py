@@ -60,7 +60,7 @@ class Episode(models.Model):
     """Whether every signal that the reward rests on has its final value."""
     untrainable = models.CharField(max_length=100, blank=True)
     """Why it may not be learnt from: `Reason`s of `learning.episodes.document`, comma-separated; empty when it may."""
-    outcome_source = models.CharField(max_length=40, blank=True)
+    outcome_source = models.CharField(max_length=200, blank=True)
     """Who told the outcome: a signal's source; empty while it is not known."""
     started_at = models.DateTimeField(null=True)
     """When the run began."""
@@ -200,3 +200,97 @@ class Evaluation(LeasedJob):
                 condition=Q(verdict="") | Q(verdict__in=EvaluationVerdict.values),
             ),
         ]
+
+
+class Judge(models.Model):
+    """An immutable version of a judge; `learning.judges.definition` gives its document meaning."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="judges")
+    name = models.CharField(max_length=20)
+    version = models.PositiveIntegerField()
+    """The latest of a name judges; the others' verdicts stay."""
+    document = models.JSONField()
+    digest = models.CharField(max_length=64)
+    """sha256 (hex) of the document's canonical JSON."""
+    credential = models.BinaryField(blank=True)
+    """The model server's key, sealed (`learning.judges.credentials`); empty when it needs none."""
+    created_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(name="judge_unique", fields=["project", "name", "version"]),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} v{self.version}"
+
+
+class JudgedRun(models.Model):
+    """What one judge makes of one run: work with a lease until it is decided."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="+")
+    judge = models.ForeignKey(Judge, on_delete=models.PROTECT, related_name="judged_runs")
+    run_id = models.UUIDField(db_index=True)
+    run_revision = models.PositiveIntegerField()
+    """The latest revision that was looked at; a revision with the same messages is not judged again."""
+    subject_sha256 = models.CharField(max_length=64)
+    """Of the messages that were judged."""
+    value = models.FloatField(null=True)
+    """0 to 1; null when the judge gave no verdict that counts."""
+    is_consistent = models.BooleanField(null=True)
+    """Whether the verdict was the same when the order was turned round; null without two answers to compare."""
+    answers = models.JSONField(default=list)
+    """`{name, reason, value}`, of the first order."""
+    error = models.CharField(max_length=300, blank=True)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    due_at = models.DateTimeField(null=True)
+    """When it is tried, or tried again: also the lease of whoever is trying. Null once it is decided or given up."""
+    decided_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["judge", "due_at"])]
+        constraints = [models.UniqueConstraint(name="judged_once", fields=["judge", "run_id"])]
+
+
+class JudgeCall(models.Model):
+    """One question put to a judge's model, and what it cost. Never a call of a run, and never trained on."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="+")
+    judge = models.ForeignKey(Judge, on_delete=models.PROTECT, related_name="calls")
+    run_ids = models.JSONField(default=list)
+    """The runs that were shown, as strings, in their order."""
+    prompt_sha256 = models.CharField(max_length=64)
+    answer = models.TextField(blank=True)
+    error = models.CharField(max_length=300, blank=True)
+    """Why the answer does not count; empty when it does."""
+    prompt_tokens = models.PositiveIntegerField(default=0)
+    completion_tokens = models.PositiveIntegerField(default=0)
+    cost_microusd = models.BigIntegerField(default=0)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [models.Index(fields=["judge", "-created_at"])]
+
+
+class JudgeStanding(models.Model):
+    """A measurement that changed whether a judge is used: its self-agreement, and its agreement with people."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="+")
+    judge = models.ForeignKey(Judge, on_delete=models.PROTECT, related_name="standings")
+    is_used = models.BooleanField()
+    why = models.CharField(max_length=300)
+    judged = models.PositiveIntegerField()
+    inconsistency = models.FloatField(null=True)
+    """Share of judged runs whose verdict turned with the order; null when none was judged twice."""
+    labelled = models.PositiveIntegerField()
+    """Runs that people have labelled and the judge has judged."""
+    kappa = models.FloatField(null=True)
+    """Cohen's, against these labels; null where it is not defined."""
+    measured_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [models.Index(fields=["judge", "-measured_at"])]

@@ -18,13 +18,21 @@ from learning.rewards.spec import RewardSpec
 
 @transaction.atomic
 def publish(
-    *, project: Project, name: str, document: Mapping[str, Any], actor: Actor, now: datetime
+    *,
+    project: Project,
+    name: str,
+    document: Mapping[str, Any],
+    actor: Actor,
+    now: datetime,
+    preview_digest: str = "",
 ) -> RewardSpecVersion:
     """Publish a document as the next version of `name`; it is in force from then on.
 
-    A document that equals the name's latest version is that version, and nothing happens.
+    A document that equals the name's latest version is that version, and nothing happens. `preview_digest` says in the
+    ledger which preview (`learning.preview`) the publisher had seen.
     Raises InvalidRewardSpec."""
     spec = RewardSpec.parse(dict(document))
+    spec.check_own_terms()
     Project.objects.select_for_update().get(id=project.id)  # one publisher at a time numbers versions
     latest = RewardSpecVersion.objects.filter(project=project, name=name).order_by("-version").first()
     if latest is not None and latest.digest == spec.digest:
@@ -44,7 +52,7 @@ def publish(
         project_id=project.id,
         obj=ObjectRef("reward_spec", version.id, version.digest),
         at=now,
-        data={"name": name, "version": version.version},
+        data={"name": name, "version": version.version, "preview": preview_digest},
     )
     return version
 

@@ -302,7 +302,8 @@ def _conversation(extra: str = "") -> list[dict[str, Any]]:
 
 def _airline_traffic(project: Project, rng: random.Random, now: datetime) -> Run:
     spec = reward_specs.publish(
-        project=project, name="airline", document={"name": "airline", "outcome": {"signal": "reward"}},
+        project=project, name="airline", document={"schema": 2, "name": "airline",
+                  "outcome": {"reward": {"signal": "reward", "weight": 1.0, "missing": "none"}}},
         actor=SETUP, now=now - timedelta(days=2),
     )  # fmt: skip
     for number in range(24):

@@ -14,7 +14,8 @@ from typing import Any
 
 from learning.environments.base import Environment, UnknownTask
 from learning.environments.registry import UnknownEnvironment, get_environment
-from learning.rewards.spec import InvalidRewardSpec, RewardSpec
+from learning.rewards.fields import InvalidRewardSpec
+from learning.rewards.spec import RewardSpec
 
 SCHEMA = 1
 _ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -260,9 +261,11 @@ def _tasks(document: dict[str, Any], environment: Environment) -> tuple[str, ...
 
 def _reward_spec(document: dict[str, Any]) -> RewardSpec:
     try:
-        return RewardSpec.parse(document.get("reward_spec"))
+        spec = RewardSpec.parse(document.get("reward_spec"))
+        spec.check_own_terms()
     except InvalidRewardSpec as error:
         raise BadDocument(f"reward_spec.{error}") from error
+    return spec
 
 
 def _arms(folder: Path, document: object) -> tuple[Arm, ...]:

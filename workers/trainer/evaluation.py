@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from learning.environments.base import Rollout
-from learning.rewards.spec import RewardSpec, score
+from learning.rewards.facts import Facts
+from learning.rewards.scoring import score
+from learning.rewards.spec import RewardSpec
 from learning.rewards.steps import steps_from_messages
 from workers.policy_server import answers
 from workers.policy_server.engine import Engine, Generation, Sampling, prompt_ids
@@ -115,7 +117,7 @@ def _row(spec: RewardSpec, rollout: Rollout) -> dict[str, Any]:
     return {
         "task_id": rollout.task_id,
         "success": outcome.success,
-        "reward": score(spec, outcome.signals(), steps).total,
+        "reward": score(spec, Facts.of(outcome.signals(), steps)).total,
         "risk": outcome.risk,
         "model_calls": sum(step.model_calls for step in steps),
         "tool_calls": sum(step.tool_calls for step in steps),

@@ -23,7 +23,9 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from learning.artifacts import CONFIG_FILE, check_adapter, directory_digest
-from learning.rewards.spec import RewardSpec, Score, score
+from learning.rewards.facts import Facts
+from learning.rewards.scoring import PARTS, Score, score
+from learning.rewards.spec import RewardSpec
 from learning.rewards.steps import steps_from_messages
 from workers.trainer.documents import Job, JobConfig, Progress
 
@@ -150,7 +152,7 @@ def _reward_function(job: Job) -> Callable[..., list[float | None]]:
             _score(job.reward_spec, completion, environment.outcome.signals(), job.environment.tools)
             for completion, environment in zip(completions, environments, strict=True)
         ]
-        for name in ("outcome", "cost", "risk", "step"):
+        for name in PARTS:
             log_metric(f"parts/{name}", _mean([s.parts.get(name, 0.0) for s in scores]))
         outcomes = [environment.outcome for environment in environments]
         log_metric("success", _mean([float(o.success) for o in outcomes]))
@@ -167,7 +169,7 @@ def _reward_function(job: Job) -> Callable[..., list[float | None]]:
 
 
 def _score(spec: RewardSpec, completion: Sequence[Any], signals: dict[str, Any], tools: list[Any]) -> Score:
-    return score(spec, signals, steps_from_messages(completion, tools=tools))
+    return score(spec, Facts.of(signals, steps_from_messages(completion, tools=tools)))
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -199,7 +201,7 @@ class _ProgressCallback(TrainerCallback):
         elapsed = time.monotonic() - self._first_step
         line = {
             "reward": logs["reward"],
-            **{f"reward_{name}": logs[f"parts/{name}"] for name in ("outcome", "cost", "risk", "step")},
+            **{f"reward_{name}": logs[f"parts/{name}"] for name in PARTS},
             "success": logs["success"],
             "risk": logs["risk"],
             "model_calls": logs["model_calls"],

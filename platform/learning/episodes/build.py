@@ -3,7 +3,7 @@
 Missing is not zero: without the outcome there is no reward. What the document holds is said in
 `learning.episodes.document`; when it is built, in `learning.episodes.due`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
@@ -11,9 +11,13 @@ from uuid import UUID
 
 from learning.episodes import document as doc
 from learning.episodes.load import CallRow, Lived, Turn
+from learning.judges.verdicts import Verdicts
 from learning.models import RewardSpecVersion
-from learning.rewards.spec import RewardSpec, score
+from learning.rewards.facts import Facts, Observed
+from learning.rewards.scoring import score
+from learning.rewards.spec import RewardSpec
 from learning.rewards.steps import StepFacts, steps_from_messages
+from learning.rewards.terms import JUDGE_PREFIX
 from telemetry.derived import CallFacts, TurnFacts, derive
 from telemetry.signals import SignalRow
 
@@ -23,20 +27,21 @@ CLOSED = "closed"
 """The signal by which an agent says that its run is over."""
 OPT_OUT = "training_opt_out"
 """The signal that says that nothing may be learnt from a run."""
-_MAX_SIGNAL = 1e12
-"""A larger value, or one that is no number at all, is a mistake and not an outcome."""
 _PLAIN_TYPES = frozenset({"string", "integer", "number", "boolean"})
 
 
-def episode(lived: Lived, version: RewardSpecVersion, spec: RewardSpec) -> doc.EpisodeDocument:
-    """The document of one revision of a run."""
+def episode(
+    lived: Lived, version: RewardSpecVersion, spec: RewardSpec, verdicts: Verdicts
+) -> doc.EpisodeDocument:
+    """The document of one revision of a run; `verdicts` says what the judges' signals are worth."""
     run = lived.run
     answered = [turn for turn in lived.turns if turn.answer is not None]
     last = answered[-1] if answered else None
     facts = _facts(lived, last.tools if last else [])
-    signals = [_signal(row) for row in lived.signals]
+    applied = verdicts.applied(run.id, [_observed(row) for row in lived.signals])
+    signals = [_signal(row, seen) for row, seen in zip(lived.signals, applied, strict=True)]
     signals += _derived(lived, last.tools if last else [], is_told_over=_is_told_over(lived, spec))
-    reward = _reward(spec, signals, facts)
+    reward = _reward(spec, doc.facts_of(signals, facts))
     return doc.EpisodeDocument(
         schema_version=doc.SCHEMA,
         run=doc.RunPart(
@@ -75,29 +80,9 @@ def group_of(project_id: UUID, task_key: str) -> str:
     return sha256(project_id.bytes + task_key.encode()).hexdigest()[:32] if task_key else ""
 
 
-def _reward(
-    spec: RewardSpec, signals: Sequence[doc.SignalPart], facts: Sequence[StepFacts]
-) -> doc.RewardPart:
+def _reward(spec: RewardSpec, facts: Facts) -> doc.RewardPart:
     """The one place in which production episodes are scored."""
-    scored = score(spec, _numbers({one.name: one.value for one in signals if one.step is None}), facts)
-    return doc.RewardPart(
-        total=scored.total,
-        parts=scored.parts,
-        steps=[doc.StepReward(cost=step.cost, penalty=step.penalty) for step in scored.steps],
-        missing=list(scored.missing),
-        not_final=sorted({one.name for one in signals if one.name in _named(spec) and not one.is_final}),
-        veto="",
-        waterfall=[],
-    )
-
-
-def _numbers(signals: Mapping[str, Any]) -> dict[str, float | bool | None]:
-    """Signals that a reward can be computed from; text and demonstrations say nothing about it."""
-    return {
-        name: value
-        for name, value in signals.items()
-        if isinstance(value, bool | int | float) and abs(value) <= _MAX_SIGNAL
-    }
+    return doc.RewardPart.model_validate(score(spec, facts).to_json())
 
 
 def _facts(lived: Lived, tools: list[dict[str, Any]]) -> list[StepFacts]:
@@ -204,16 +189,24 @@ def _call(call: CallRow) -> doc.CallPart:
     )
 
 
-def _signal(row: SignalRow) -> doc.SignalPart:
+def _observed(row: SignalRow) -> Observed:
+    """A demonstration is not held against anything: that there is one is all that a reward may know."""
+    value = row.value if isinstance(row.value, bool | int | float | str) else None
+    return Observed(row.name, value, row.step, row.is_final, row.source, row.evidence)
+
+
+def _signal(row: SignalRow, seen: Observed) -> doc.SignalPart:
+    """As it was sent; a judge's as it may be used."""
+    is_verdict = row.name.startswith(JUDGE_PREFIX)
     return doc.SignalPart(
         id=str(row.id),
         name=row.name,
-        value=row.value,
+        value=seen.value if is_verdict else row.value,
         step=row.step,
         source=row.source,
         is_final=row.is_final,
         observed_at=row.observed_at.isoformat(),
-        evidence=[doc.EvidencePart(step=row.step, call_id=None, what=what) for what in row.evidence],
+        evidence=[doc.EvidencePart(step=row.step, call_id=None, what=what) for what in seen.evidence],
     )
 
 
@@ -264,11 +257,7 @@ def _call_facts(call: CallRow) -> CallFacts:
 
 
 def _is_told_over(lived: Lived, spec: RewardSpec) -> bool:
-    return any(row.name in {CLOSED, spec.outcome.signal} for row in lived.signals)
-
-
-def _named(spec: RewardSpec) -> set[str]:
-    return {spec.outcome.signal, spec.risk.signal}
+    return any(row.name == CLOSED or row.name in spec.outcome_signals for row in lived.signals)
 
 
 def _untrainable(lived: Lived, signals: Sequence[doc.SignalPart]) -> list[doc.Reason]:

@@ -13,6 +13,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kernel import canonical
+from learning.rewards.facts import Facts, Observed
+from learning.rewards.steps import StepFacts
 
 SCHEMA: Literal[2] = 2
 
@@ -142,11 +144,14 @@ class SignalPart(_Part):
 
 class StepReward(_Part):
     cost: float
-    penalty: float
+    risk: float
+    step: float
+    shaping: float
 
 
 class WaterfallEntry(_Part):
     term: str
+    part: str
     step: int | None
     amount: float
     why: str
@@ -214,6 +219,11 @@ class EpisodeDocument(_Part):
         empty: dict[str, Any] = {"messages": [], "signals": [], "tools": []}
         return self.model_copy(update={**empty, "steps": steps, "untrainable": untrainable})
 
+    @property
+    def facts(self) -> Facts:
+        """What its reward was computed from, so that another spec can be held against it."""
+        return facts_of(self.signals, [StepFacts(**step.facts.model_dump()) for step in self.steps])
+
     def path(self, node: int | None) -> list[dict[str, Any]]:
         """The messages that lead to a node, the node's own last; empty for None."""
         found = []
@@ -246,6 +256,24 @@ class EpisodeDocument(_Part):
             read = [*read, *drawn][: tokens.shared] + tokens.prompt
             drawn = tokens.sampled
         return read
+
+
+def facts_of(signals: Sequence[SignalPart], steps: Sequence[StepFacts]) -> Facts:
+    """What a reward may be computed from; of demonstrations, that there are some."""
+    return Facts(
+        [
+            Observed(
+                one.name,
+                one.value if isinstance(one.value, bool | int | float | str) else None,
+                one.step,
+                one.is_final,
+                one.source,
+                tuple(evidence.what for evidence in one.evidence),
+            )
+            for one in signals
+        ],
+        steps,
+    )
 
 
 def shared_length(before: Sequence[int], after: Sequence[int]) -> int:

@@ -17,6 +17,7 @@ from learning import reward_specs
 from learning.episodes.build import episode
 from learning.episodes.document import EpisodeDocument
 from learning.episodes.load import Lived, lived
+from learning.judges.verdicts import verdicts_on
 from learning.models import Episode, EpisodeMarks, RewardSpecVersion
 from learning.rewards.spec import RewardSpec
 from telemetry import runs
@@ -38,7 +39,9 @@ def build_due(*, project_id: UUID, now: datetime) -> int:
         return 0
     _mark_for(version)
     spec = RewardSpec.parse(version.document)
-    outcome = Signal.objects.filter(project_id=project_id, name=spec.outcome.signal, run__state=RunState.OPEN)
+    outcome = Signal.objects.filter(
+        project_id=project_id, name__in=spec.outcome_signals, run__state=RunState.OPEN
+    )
     runs.close(outcome.values_list("run_id", flat=True).distinct(), now=now)
     built = 0
     while count := _build_batch(version, spec, now):
@@ -96,10 +99,10 @@ def _build_batch(version: RewardSpecVersion, spec: RewardSpec, now: datetime) ->
     claim = _due().filter(project_id=version.project_id).order_by("latest_call_at", "id")
     claimed = list(claim.select_for_update(skip_locked=True, no_key=True)[:BATCH])
     batch = list(_within(claimed, BATCH_CALLS))
+    verdicts = verdicts_on(project_id=version.project_id, run_ids=[run.id for run in batch])
     episodes = [
-        _row(life, document, version, now)
+        _row(life, episode(life, version, spec, verdicts), version, spec, now)
         for life in lived(version.project_id, batch, now=now)
-        for document in [episode(life, version, spec)]
     ]
     Episode.objects.bulk_create(episodes, ignore_conflicts=True)
     Run.objects.filter(id__in=[run.id for run in batch]).update(built_revision=F("revision"))
@@ -118,11 +121,12 @@ def _within(claimed: Sequence[Run], limit: int) -> Iterator[Run]:
     return takewhile(fits, claimed)
 
 
-def _row(life: Lived, document: EpisodeDocument, version: RewardSpecVersion, now: datetime) -> Episode:
+def _row(
+    life: Lived, document: EpisodeDocument, version: RewardSpecVersion, spec: RewardSpec, now: datetime
+) -> Episode:
     run, payload = life.run, document.canonical()
-    spec = RewardSpec.parse(version.document)
     outcome = next(
-        (one for one in life.signals if one.name == spec.outcome.signal and one.step is None), None
+        (one for one in life.signals if one.name in spec.outcome_signals and one.step is None), None
     )
     return Episode(
         project_id=run.project_id,

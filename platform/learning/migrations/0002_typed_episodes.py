@@ -40,7 +40,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='episode',
             name='outcome_source',
-            field=models.CharField(blank=True, max_length=40),
+            field=models.CharField(blank=True, max_length=200),
         ),
         migrations.AddField(
             model_name='episode',

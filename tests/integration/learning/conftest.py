@@ -26,11 +26,15 @@ from workers.app import app
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 MAYA = Actor.user(id=1, name="maya", role="operator")
 SPEC: dict[str, Any] = {
+    "schema": 2,
     "name": "desk",
-    "outcome": {"signal": "resolved", "weight": 1.0},
-    "cost": {"per_model_call": 0.02},
-    "risk": {"signal": "risk", "weight": 0.5},
-    "step": {"malformed": 0.2, "repeated": 0.05},
+    "outcome": {"resolved": {"signal": "resolved", "weight": 1.0, "missing": "none"}},
+    "cost": {"model calls": {"fact": "model_calls", "weight": 0.02}},
+    "risk": {"harm": {"signal": "risk", "weight": 0.5, "missing": "skip"}},
+    "step": {
+        "malformed": {"fact": "malformed", "weight": -0.2},
+        "repeated": {"fact": "repeated", "weight": -0.05},
+    },
 }
 SYSTEM = {"role": "system", "content": "You work at a support desk."}
 

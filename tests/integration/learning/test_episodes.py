@@ -111,7 +111,7 @@ def test_a_later_signal_supersedes_by_a_new_episode(live_run, project, reward_sp
 def test_a_new_spec_scores_history_again(live_run, project, reward_spec, now, maya):
     live_run(signals={"resolved": True})
     build(project, now)
-    dearer = {**reward_spec.document, "cost": {"per_model_call": 0.1}}
+    dearer = {**reward_spec.document, "cost": {"model calls": {"fact": "model_calls", "weight": 0.1}}}
     later = now + timedelta(seconds=1)
     second = reward_specs.publish(project=project, name="desk", document=dearer, actor=maya, now=later)
     build(project, now)

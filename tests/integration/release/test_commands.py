@@ -139,10 +139,12 @@ class TestPromotion:
 class TestLearning:
     def test_publish_reward(self, company: Any, tmp_path: Path) -> None:
         file = tmp_path / "reward.yaml"
-        file.write_text("name: airline\noutcome: {signal: reward}\n")
+        file.write_text(
+            "schema: 2\nname: airline\noutcome: {reward: {signal: reward, weight: 1, missing: none}}\n"
+        )
         answer = run("publish_reward", "--project", "desk", "--file", str(file))
         assert (answer["reward_spec"], answer["version"]) == ("airline", 1)
-        file.write_text("name: airline\noutcome: {signal: reward}\nbonus: 1\n")
+        file.write_text(file.read_text() + "bonus: 1\n")
         with pytest.raises(CommandError, match="--file: bonus"):
             run("publish_reward", "--project", "desk", "--file", str(file))
         with pytest.raises(CommandError, match="--file"):

@@ -13,6 +13,7 @@ import pytest
 
 from learning.artifacts import check_adapter, directory_digest
 from learning.environments.registry import get_environment
+from learning.rewards.scoring import PARTS
 from learning.rewards.spec import SUPPORT_DESK
 from workers.trainer import base_model
 
@@ -80,7 +81,7 @@ def test_training_leaves_an_adapter_a_result_and_its_progress(trained):
     lines = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
     assert [(line["step"], line["steps"]) for line in lines] == [(1, 2), (2, 2)]
     assert lines[1]["time_left_s"] == 0
-    parts = sum(lines[0][f"reward_{name}"] for name in ("outcome", "cost", "risk", "step"))
+    parts = sum(lines[0][f"reward_{name}"] for name in PARTS)
     assert lines[0]["reward"] == pytest.approx(parts, abs=1e-4)
 
 

@@ -62,7 +62,7 @@ def test_a_job_is_read_into_types(read, tmp_path):
         ({"environment_digest": "0"}, "environment_digest: '0'"),
         ({"tasks": []}, "tasks: must be a list"),
         ({"tasks": ["exam-0001"]}, "tasks: task id 'exam-0001'"),
-        ({"reward_spec": {}}, "reward_spec.outcome: missing"),
+        ({"reward_spec": {}}, "reward_spec.schema: must be 2"),
         ({"seed": -1}, "seed: must be a whole number"),
         ({"seed": True}, "seed: must be a whole number"),
         ({"shuffle_rewards": 1}, "shuffle_rewards: must be true or false"),
