@@ -5,7 +5,7 @@ writes what it says. One stitcher at a time works on a project. What a run is wo
 which signal ends it."""
 
 from bisect import insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from operator import itemgetter
@@ -167,7 +167,7 @@ def _stitch(calls: Sequence[Call], now: datetime) -> int:
     if not calls:
         return 0
     known = _load(calls)
-    for call in calls:
+    for call in _parents_first(calls):
         if not call.dialect and call.method != "POST" and not call.run_name:
             known.placed.append(call)  # housekeeping such as GET /v1/files: nobody's turn, no step, no run
             continue
@@ -176,6 +176,24 @@ def _stitch(calls: Sequence[Call], now: datetime) -> int:
             _place(call, link, known)
     _save(calls[0].project_id, known, now)
     return len(known.placed)
+
+
+def _parents_first(calls: Sequence[Call]) -> Iterator[Call]:
+    """In the order of their starts, but none before the call whose answer it repeats: clocks of gateways differ."""
+    answered: dict[tuple[UUID, bytes], Call] = {}
+    for call in calls:
+        if call.echo_hash:
+            answered.setdefault((call.api_key_id, bytes(call.echo_hash)), call)
+    done: set[UUID] = set()
+    for call in calls:
+        line: list[Call] = []
+        at: Call | None = call
+        while at is not None and at.id not in done:
+            done.add(at.id)
+            line.append(at)
+            echoes = ((at.api_key_id, bytes(echo)) for echo in at.parent_hashes)
+            at = next((answered[echo] for echo in echoes if echo in answered), None)
+        yield from reversed(line)
 
 
 def _load(calls: Sequence[Call]) -> _Known:

@@ -30,6 +30,8 @@ MAX_EQUALS = 32
 """How many earlier calls that are equal word for word stay candidates: the newest ones."""
 MIN_PROOF_CHARACTERS = 60
 """A text that is shorter, and has no tool call beside it, may be said in any run: it proves nothing."""
+MIN_MINTED_CHARACTERS = 16
+"""An id of a tool call that is shorter, or has no digit, may have been counted rather than minted: `call_0`."""
 OLDER_ECHO_CONFIDENCE = 0.8
 """The request repeats an answer of ours, but its last assistant message is not ours."""
 REPEAT_CONFIDENCE = 0.7
@@ -43,6 +45,7 @@ ORPHAN_CONFIDENCE = 0.5
 rewritten."""
 
 _EMPTY = hashlib.sha256(b"ratchet.messages.v1").digest()
+_MINTED, _TEXT = b"m", b"t"
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 
 
@@ -86,18 +89,30 @@ def roll(messages: Sequence[Mapping[str, Any]]) -> Hashes:
 
 
 def said(message: Mapping[str, Any]) -> bytes | None:
-    """What a message says, whatever stood before it; None when that may be said in any run.
+    """What a message says, whatever stood before it, in 32 bytes; None when that may be said in any run.
 
-    Ids of tool calls are the provider's, and new each time. Of text, whoever repeats it: an answer, or the tool
-    message in which a sub-agent's answer comes back."""
+    Ids of tool calls, where the provider mints them, are new each time. Of text, whoever repeats it: an answer, or the
+    tool message in which a sub-agent's answer comes back. The first byte says which of the two it is."""
     calls = message.get("tool_calls")
     if isinstance(calls, list) and calls:
         ids = [call.get("id") if isinstance(call, Mapping) else None for call in calls]
-        return hashlib.sha256(b"ids" + _canonical_json(ids)).digest() if all(ids) else None
+        return _MINTED + _digest(_canonical_json(ids)) if all(map(_is_minted, ids)) else None
     content, _ = _content(message.get("content"))
     if not isinstance(content, str) or len(content) < MIN_PROOF_CHARACTERS:
         return None
-    return hashlib.sha256(b"text" + content.strip().encode("utf-8", "surrogatepass")).digest()
+    return _TEXT + _digest(content.strip().encode("utf-8", "surrogatepass"))
+
+
+def _is_minted(call_id: object) -> bool:
+    return (
+        isinstance(call_id, str)
+        and len(call_id) >= MIN_MINTED_CHARACTERS
+        and any(letter.isdigit() for letter in call_id)
+    )
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()[1:]
 
 
 def start() -> bytes:
@@ -237,7 +252,9 @@ def decide(
         to = next((attempt for attempt in best if attempt.run_id == told), best[-1])
         return Link(to, 1 / len({attempt.run_id for attempt in best}), Reason.RETRY)
     if continued:
-        return Link(continued[-1], 1.0, Reason.NAMED if named else Reason.CONTINUED)
+        runs = len({answer.run_id for answer in continued})
+        to = _of_equals(continued, told)
+        return Link(to, 1.0, Reason.NAMED) if named else Link(to, 1 / runs, Reason.CONTINUED)
     parents = hashes.parents if hashes else ()
     found = next((echo for echo in parents if answers.get(echo)), None)
     if found is not None:
@@ -274,10 +291,18 @@ def _of_equals(equals: Sequence[Earlier], told: UUID | None) -> Earlier:
 def _sole_repeat(
     hashes: Hashes | None, answers: Mapping[bytes, Sequence[Earlier]], told: UUID | None
 ) -> Earlier | None:
-    """The newest answer of ours that the request repeats, if one run alone has given it: what several have said
-    proves nothing here, where the past is not the one that it was said after."""
+    """The newest answer of ours that the request repeats, if that is proof where the past is not the one that it was
+    given to: minted ids of one run alone; or two texts of one run alone, the newer of which nobody has continued yet.
+    A single text may be an example that somebody pasted into each of many openings."""
+    texts: list[Earlier] = []
     for repeat in hashes.repeats if hashes else ():
         equals = answers.get(repeat)
-        if equals and len({answer.run_id for answer in equals}) == 1:
-            return _of_equals(equals, told)
+        if not equals or len({answer.run_id for answer in equals}) > 1:
+            continue
+        to = _of_equals(equals, told)
+        if repeat.startswith(_MINTED):
+            return to
+        if texts and texts[0].run_id == to.run_id and not texts[0].claimed:
+            return texts[0]
+        texts.append(to)
     return None

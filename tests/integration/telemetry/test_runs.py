@@ -244,15 +244,57 @@ def result(call_id: str, text: str) -> dict[str, Any]:
 SUMMARY = {"role": "user", "content": "What happened so far: the customer asked for a refund."}
 
 
-@pytest.mark.parametrize(
-    "said", [calls_tool("call_81"), {"role": "assistant", "content": "Your refund. " * 9}]
-)
+MINTED = "call_9f8e7d6c5b4a39281"
+
+
+def words(number: int) -> dict[str, Any]:
+    return {"role": "assistant", "content": f"Your refund number {number} is on its way to your bank. " * 2}
+
+
+@pytest.mark.parametrize("said", [[calls_tool(MINTED)], [words(1), words(2)]])
 def test_a_history_that_was_summed_up_or_cut_still_tells_its_run(make_call, tenant, now, said):
-    first = make_call([SYSTEM, HELLO], said)
-    cut = make_call([SYSTEM, SUMMARY, said, ASK], HI, at=1)
+    history = [SYSTEM, HELLO]
+    for at, answer in enumerate(said):
+        latest = make_call(history, answer, at=at)
+        history = [*history, answer, ASK]
+    cut = make_call([SYSTEM, SUMMARY, *said, ASK], HI, at=5)
     place(tenant, now + LATER)
-    assert run_of(cut) == run_of(first)
-    assert (cut.step.reason, cut.step.confidence, cut.step.parent) == ("repeat", 0.7, first.step)
+    assert run_of(cut) == run_of(latest)
+    assert (cut.step.reason, cut.step.confidence, cut.step.parent) == ("repeat", 0.7, latest.step)
+
+
+def test_an_answer_that_is_pasted_into_openings_as_an_example_joins_none_of_them(make_call, tenant, now):
+    make_call([SYSTEM, HELLO], words(1))
+    openings = [make_call([SYSTEM, ASK, words(1), ASK], DONE, at=1 + at) for at in range(3)]
+    place(tenant, now + LATER)
+    assert {call.step.reason for call in openings if run_of(call)} == {"orphan"}
+    assert len({run_of(call) for call in openings}) == 3
+
+
+def test_ids_of_tool_calls_that_are_counted_prove_nothing(make_call, tenant, now):
+    first = make_call([SYSTEM, HELLO], calls_tool("call_0"))
+    stranger = make_call([SUMMARY, calls_tool("call_0"), ASK], DONE, at=1)
+    place(tenant, now + LATER)
+    assert run_of(stranger) != run_of(first)
+
+
+def test_a_child_whose_clock_ran_hours_behind_finds_its_parent(make_call, tenant, now):
+    opening = [SYSTEM, HELLO]
+    parent = make_call(opening, HI, at=3 * 3600)
+    child = make_call([*opening, HI, ASK], DONE, at=1)
+    place(tenant, now + timedelta(days=1))
+    assert run_of(child) == run_of(parent)
+    assert (child.step.reason, child.step.parent) == ("echo", parent.step)
+
+
+def test_one_response_id_of_two_runs_says_that_it_is_unsure(make_call, tenant, now):
+    twins = [
+        make_call([SYSTEM, text], HI, dialect="responses", response_id="resp_1") for text in (HELLO, ASK)
+    ]
+    child = make_call([ASK], DONE, at=1, dialect="responses", continues="resp_1")
+    place(tenant, now + LATER)
+    assert run_of(child) in {run_of(twin) for twin in twins}
+    assert child.step.confidence == 0.5
 
 
 def test_what_may_be_said_in_any_run_joins_nobody(make_call, tenant, now):
@@ -272,9 +314,9 @@ def test_what_may_be_said_in_any_run_joins_nobody(make_call, tenant, now):
 
 
 def test_an_edited_answer_leaves_the_newest_untouched_one_to_tell(make_call, tenant, now):
-    said, edited = calls_tool("call_17"), {"role": "assistant", "content": "What we wish it had said."}
+    said, edited = calls_tool(MINTED), {"role": "assistant", "content": "What we wish it had said."}
     first = make_call([SYSTEM, HELLO], said)
-    turn = [SYSTEM, HELLO, said, result("call_17", "{}")]
+    turn = [SYSTEM, HELLO, said, result(MINTED, "{}")]
     second = make_call(turn, HI, at=1)
     third = make_call([*turn, edited, ASK], DONE, at=2)
     changed = make_call([SYSTEM, ASK, *turn[2:], edited, ASK], DONE, at=3)
@@ -338,10 +380,10 @@ def test_a_trace_joins_what_nothing_else_joins_until_it_is_no_run(make_call, ten
 def test_two_thousand_calls_of_one_run_cost_what_they_cost(make_call, tenant, now):
     history, calls = [SYSTEM, HELLO], []
     for turn in range(2000):
-        answer = calls_tool(f"call_{turn}")
+        answer = calls_tool(f"call_{turn:024}")
         # A real history would make this test's own hashing quadratic; runs see hashes only.
         calls.append(make_call([*history[-40:]], answer, at=turn))
-        history += [answer, result(f"call_{turn}", "{}")]
+        history += [answer, result(f"call_{turn:024}", "{}")]
     with CaptureQueriesContext(connection) as queries:
         place(tenant, now + timedelta(days=1))
     assert len({run_of(call) for call in calls}) == 1

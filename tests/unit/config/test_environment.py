@@ -28,6 +28,8 @@ TOLD = {
     "RATCHET_MAX_LAG_S": "60",
     "RATCHET_RETENTION_MONTHS": "13",
     "RATCHET_GATEWAY_PROCESSES": "4",
+    "RATCHET_OBJECT_STORE": "s3://models/ratchet",
+    "RATCHET_OBJECT_STORE_ENDPOINT": "http://objects.example.com:9000",
 }
 
 
@@ -57,6 +59,8 @@ def test_what_is_told_is_taken() -> None:
         strict_capture=True,
         max_lag_s=60.0,
         retention_months=13,
+        object_store="s3://models/ratchet",
+        object_store_endpoint="http://objects.example.com:9000",
     )
     assert (env.spool, env.objects) == (Path("/srv/ratchet/spool"), Path("/srv/ratchet/objects"))
 
