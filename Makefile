@@ -13,7 +13,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 TEST_HOME := $(CURDIR)/.ratchet/test
 
-.PHONY: help setup demo run test test-fast test-integration test-browser check format bench bench-gateway bench-ingest bench-feedback bench-episodes bench-learning chaos conformance clean
+.PHONY: help setup demo run test test-fast test-integration test-browser check format bench bench-gateway bench-ingest bench-feedback bench-stitching bench-episodes bench-learning chaos conformance clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 20
@@ -67,7 +67,7 @@ browser:
 	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
 	  || echo "No Chromium: the browser tests will be skipped (install the package chromium to run them)."
 
-bench: bench-gateway bench-ingest bench-feedback bench-episodes bench-learning ## every benchmark; tables go to docs/benchmarks.md
+bench: bench-gateway bench-ingest bench-feedback bench-stitching bench-episodes bench-learning ## every benchmark; tables go to docs/benchmarks.md
 
 # Needs taskset and, for its peers, node with npm and apt-get or an nginx; a peer that is missing becomes a row that says so.
 bench-gateway: $(READY) ## what does the gateway cost, with capture on, beside its peers? 15 minutes, on two quiet cores
@@ -78,6 +78,9 @@ bench-ingest: $(READY) ## how fast ingest drains a spool, and how little room an
 
 bench-feedback: $(READY) ## how long a signal takes to be accepted, at 500 a second
 	$(BIN)/python -m tests.benchmarks.bench_feedback
+
+bench-stitching: $(READY) ## are the calls of a run found together, and no stranger's among them?
+	$(BIN)/python -m tests.benchmarks.bench_stitching
 
 bench-episodes: $(READY) ## calls to runs to episodes to snapshots: how fast, and does it stay so as history grows?
 	$(BIN)/python -m tests.benchmarks.bench_episodes

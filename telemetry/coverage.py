@@ -14,12 +14,9 @@ from uuid import UUID
 from django.db.models import Case, CharField, Count, Exists, OuterRef, Q, QuerySet, Value, When
 from django.db.models.functions import ExtractHour, TruncDate
 
-from telemetry.metrics import RESERVED
+from telemetry.metrics import JUDGE_PREFIX, RESERVED
 from telemetry.models import Call, CallOutcome, Run, Signal
 from telemetry.review import SOURCE
-
-JUDGES = "judge:"
-"""How the sources of verdicts begin that a model gave: nobody's feedback."""
 
 Z = 1.96
 """Of a 95 % interval."""
@@ -94,7 +91,7 @@ def coverage(project_id: UUID, since: datetime, until: datetime, *, name: str = 
     """Of the project's runs that began in that time; with a `name`, the buckets and sentences are about that metric's
     feedback alone. Three queries."""
     runs = Run.objects.filter(project_id=project_id, started_at__gte=since, started_at__lt=until)
-    asked = Q(source__startswith=SOURCE) | Q(source__startswith=JUDGES)
+    asked = Q(source__startswith=SOURCE) | Q(source__startswith=JUDGE_PREFIX)
     feedback = Signal.objects.filter(misfit="").exclude(Q(name__in=RESERVED) | asked)
     groups = list(_groups(runs, feedback.filter(name=name) if name else feedback))
     overall = _rate((runs, with_feedback) for _, runs, with_feedback in groups)

@@ -9,7 +9,6 @@ from datetime import datetime
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import F
 
 from accounts.models import Project
 from audit import ledger
@@ -17,8 +16,9 @@ from audit.actions import JSON, Action, Actor, ObjectRef
 from kernel.notify import ROUTES_CHANGED, notify
 from telemetry import windows
 from telemetry.locks import lock_project
-from telemetry.metrics import ANYTHING, RESERVED, Better, Kind, Level, Metric, Rules, misfit
-from telemetry.models import DeclaredMetric, Run, Signal, SignalSettings
+from telemetry.metrics import ANYTHING, JUDGE_PREFIX, RESERVED, Better, Kind, Level, Metric, Rules, misfit
+from telemetry.models import DeclaredMetric, Signal, SignalSettings
+from telemetry.runs import grow
 
 MAX_WINDOW_S = 400 * 86_400
 MAX_LABELS = 100
@@ -158,6 +158,8 @@ def told(metric: Metric) -> dict[str, JSON]:
 def _check(metric: Metric) -> None:
     if not metric.name.strip() or len(metric.name) > 100 or not metric.name.isprintable():
         raise InvalidMetric("name: it must have 1 to 100 printable characters")
+    if metric.name.startswith(JUDGE_PREFIX):
+        raise InvalidMetric(f"name: names that begin with `{JUDGE_PREFIX}` are those of judges' verdicts")
     if metric.name in RESERVED:
         raise InvalidMetric(f"name: `{metric.name}` is reserved: {RESERVED[metric.name].description}")
     if not 0 <= metric.window_s <= MAX_WINDOW_S:
@@ -198,11 +200,7 @@ def _mark_misfits(project: Project, metric: Metric) -> None:
             row.misfit = found.message[:300]
             marked.append(row)
     Signal.objects.bulk_update(marked, ["misfit"], batch_size=_CHUNK)
-    _grow({row.run_id for row in marked if row.run_id})
-
-
-def _grow(run_ids: Iterable[UUID]) -> None:
-    Run.objects.filter(id__in=list(run_ids)).update(revision=F("revision") + 1)
+    grow(row.run_id for row in marked if row.run_id)
 
 
 def _record(

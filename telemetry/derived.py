@@ -8,7 +8,7 @@ Thresholds and phrases are judged on 100 recorded runs of an airline's agent (te
 holds what they find there)."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -51,8 +51,10 @@ class TurnFacts:
 
     index: int
     parent: int | None
-    messages: Sequence[Mapping[str, Any]]
-    """The request's, in the shape of `telemetry.exchange.request_messages`."""
+    prompt: Hashable
+    """Stands for all that was asked: equal for equal requests, None where the request could not be read."""
+    news: Sequence[Mapping[str, Any]]
+    """The request's messages since the agent's last answer, in the shape of `telemetry.exchange.request_messages`."""
     answer: Mapping[str, Any] | None
     calls: Sequence[CallFacts]
 
@@ -99,7 +101,7 @@ def derive(
         is_told_over: Somebody said that the run is over, or how it went; a run that only fell silent may have been
             abandoned."""
     found: list[Derived] = []
-    if any(turn.messages for turn in turns):
+    if any(turn.prompt is not None for turn in turns):
         run = _Run(turns, tools)
         seen = [
             *run.tool_errors(),
@@ -118,7 +120,6 @@ class _Run:
     def __init__(self, turns: Sequence[TurnFacts], tools: Sequence[Mapping[str, Any]] | None) -> None:
         self._turns = {turn.index: turn for turn in turns}
         self._schemas = _schemas(tools) if tools else None
-        self._news = {turn.index: _news(turn.messages) for turn in turns}
         self._first_equals = self._equal_siblings()
         """Turns that answer what an earlier one of the same parent answered -> that one."""
 
@@ -126,7 +127,7 @@ class _Run:
         told: set[tuple[int | None, str]] = set()
         for turn, answered in self._followers():
             names = {call["id"]: call["function"]["name"] for call in _calls(answered.answer)}
-            for message in self._news[turn.index]:
+            for message in turn.news:
                 if message.get("role") != "tool":
                     continue
                 call_id, said = message.get("tool_call_id") or "", _error(_text(message.get("content")))
@@ -159,7 +160,7 @@ class _Run:
         latest: dict[int, str] = {}
         """What the user said last, up to and with each turn."""
         for index, turn in self._turns.items():
-            said = [_text(m.get("content")) for m in self._news[index] if m.get("role") == "user"]
+            said = [_text(m.get("content")) for m in turn.news if m.get("role") == "user"]
             before = latest.get(turn.parent, "") if turn.parent is not None else ""
             latest[index] = said[-1] if said else before
             answered = self._turns.get(turn.parent) if turn.parent is not None else None
@@ -201,10 +202,10 @@ class _Run:
         equals: dict[int, int] = {}
         for turns in siblings.values():
             if len(turns) > 1:
-                first: dict[bytes, int] = {}
+                first: dict[Hashable, int] = {}
                 for turn in turns:
-                    if turn.messages and turn.answer:
-                        index = first.setdefault(_canonical_messages(turn.messages), turn.index)
+                    if turn.prompt is not None and turn.answer:
+                        index = first.setdefault(turn.prompt, turn.index)
                         if index != turn.index:
                             equals[turn.index] = index
         return equals
@@ -276,14 +277,6 @@ def _evidence(turn: TurnFacts, what: str) -> Evidence:
     plain = " ".join(what[: 2 * MAX_WHAT].split())
     cut = plain if len(plain) <= MAX_WHAT else plain[: MAX_WHAT - 1] + "\u2026"
     return Evidence(turn.index, turn.calls[-1].id if turn.calls else None, cut)
-
-
-def _news(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """What came in since the agent's last answer."""
-    at = len(messages)
-    while at and messages[at - 1].get("role") != "assistant":
-        at -= 1
-    return messages[at:]
 
 
 def _text(content: Any) -> str:
@@ -363,13 +356,6 @@ def _canonical(arguments: str) -> bytes:
         return orjson.dumps(orjson.loads(arguments or "{}"), option=orjson.OPT_SORT_KEYS)
     except (ValueError, TypeError):
         return arguments.encode("utf-8", "replace")
-
-
-def _canonical_messages(messages: Sequence[Mapping[str, Any]]) -> bytes:
-    try:
-        return orjson.dumps(list(messages), option=orjson.OPT_SORT_KEYS)
-    except TypeError:  # lone surrogates, deep nesting: rare, and only equality matters
-        return repr(messages).encode("utf-8", "backslashreplace")
 
 
 def _overlap(before: str, after: str) -> float:

@@ -70,6 +70,8 @@ class Misfit:
 
 
 TASK, EXTERNAL_KEY, CLOSED, TRAINING_OPT_OUT = "task", "external_key", "closed", "training_opt_out"
+JUDGE_PREFIX = "judge:"
+"""How the names and the sources of judges' verdicts begin: nobody else may send one, and it is nobody's feedback."""
 
 RESERVED: Mapping[str, Metric] = {
     metric.name: metric
@@ -111,6 +113,10 @@ ANYTHING = Rules()
 
 def misfit(rules: Rules, *, name: str, value: Any, step: int | None, target_type: str) -> Misfit | None:
     """What is wrong with a signal under these rules; None when it fits."""
+    if name.startswith(JUDGE_PREFIX):
+        return Misfit(
+            "name", f"`{name}` is a judge's verdict, which only the judge gives: choose another name."
+        )
     metric = rules.metric(name)
     if metric is None:
         if rules.is_strict:

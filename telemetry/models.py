@@ -153,7 +153,7 @@ class Call(models.Model):
     echo_hash = models.BinaryField(null=True)
     """Rolling hash of the request's messages plus the answer: what the run's next request must begin with."""
     said_hash = models.BinaryField(null=True)
-    """What the answer says, whatever it was said to; null when that may be said in any run."""
+    """What the answer says, whatever it was said to."""
     finish_reason = models.CharField(max_length=40, blank=True)
     prompt_tokens = models.PositiveIntegerField(null=True)
     completion_tokens = models.PositiveIntegerField(null=True)

@@ -21,7 +21,7 @@ from telemetry.declarations import rules_of
 from telemetry.locks import lock_project
 from telemetry.metrics import Level, misfit
 from telemetry.models import Review, Run, RunState, Signal, SignalSettings
-from telemetry.signals import grow
+from telemetry.runs import grow
 
 SOURCE = "review:"
 OVERLAP = timedelta(minutes=10)

@@ -18,7 +18,7 @@ from django.db.models.functions import RowNumber
 from kernel.ids import uuid7
 from kernel.queueing import TaskRef
 from telemetry import waiting, windows
-from telemetry.locks import lock_project as lock_project
+from telemetry.locks import lock_project
 from telemetry.models import Call, CallOutcome, Run, RunState, Signal, Step
 from telemetry.stitching import (
     MAX_EQUALS,
@@ -29,6 +29,8 @@ from telemetry.stitching import (
     Reason,
     decide,
     is_one_run,
+    is_particular,
+    proven_run,
 )
 
 STITCH = TaskRef("telemetry.stitch")
@@ -75,6 +77,11 @@ def stitch_pending(*, project_id: UUID, now: datetime) -> int:
         if len(calls) < BATCH:
             return stitched
         after = calls[-1].started_at, calls[-1].id
+
+
+def grow(run_ids: Iterable[UUID]) -> None:
+    """What is known of these runs has changed: the next episode is of a new revision."""
+    Run.objects.filter(id__in=set(run_ids)).update(revision=F("revision") + 1)
 
 
 def close(run_ids: Iterable[UUID], *, now: datetime) -> int:
@@ -203,14 +210,11 @@ def _load(calls: Sequence[Call]) -> _Known:
     echoes = {bytes(echo) for call in calls for echo in call.parent_hashes}
     _load_answers(known, keys, "echo_hash", echoes)
     found = {echo for _, echo in known.answers} | {bytes(call.echo_hash) for call in calls if call.echo_hash}
-    repeats = {
-        bytes(repeat)
-        for call in calls
-        if found.isdisjoint(map(bytes, call.parent_hashes))
-        for repeat in call.repeat_hashes
-    }
+    lost = [call for call in calls if found.isdisjoint(map(bytes, call.parent_hashes))]
+    repeats = {bytes(repeat) for call in lost for repeat in call.repeat_hashes}
     results = {bytes(result) for call in calls for result in call.result_hashes}
-    _load_answers(known, keys, "said_hash", repeats | results)
+    _load_answers(known, keys, "said_hash", set(filter(is_particular, repeats)) | results)
+    _load_last_words(known, lost)
     _load_responses(known, keys, {call.continues for call in calls} - {""})
     _load_traces(known, keys, {call.trace_id for call in calls} - {""})
 
@@ -243,7 +247,9 @@ def _load(calls: Sequence[Call]) -> _Known:
     return known
 
 
-def _load_answers(known: _Known, keys: set[UUID], column: str, digests: set[bytes]) -> None:
+def _load_answers(
+    known: _Known, keys: set[UUID], column: str, digests: set[bytes], **narrowed: object
+) -> None:
     """The newest answers to each of these digests, with whether they were continued."""
     if not digests:
         return
@@ -252,7 +258,11 @@ def _load_answers(known: _Known, keys: set[UUID], column: str, digests: set[byte
     )
     answers = (
         Call.objects.filter(
-            api_key_id__in=keys, step__isnull=False, ended_at__isnull=False, **{f"{column}__in": digests}
+            api_key_id__in=keys,
+            step__isnull=False,
+            ended_at__isnull=False,
+            **{f"{column}__in": digests},
+            **narrowed,
         )
         .annotate(rank=newest_first, claimed=Exists(Step.objects.filter(parent_id=OuterRef("step_id"))))
         .filter(rank__lte=MAX_EQUALS)
@@ -260,6 +270,20 @@ def _load_answers(known: _Known, keys: set[UUID], column: str, digests: set[byte
     )
     for key_id, digest, ended_at, run_id, step_id, claimed in answers:
         known.add_answer(key_id, bytes(digest), ended_at, Earlier(run_id, step_id, claimed=claimed))
+
+
+def _load_last_words(known: _Known, lost: Sequence[Call]) -> None:
+    """Answers that may be said in any run, of the runs that calls without an echo can only come from."""
+    wanted: dict[UUID, set[bytes]] = {}
+    for call in lost:
+        repeats = [bytes(repeat) for repeat in call.repeat_hashes]
+        run_id = proven_run({repeat: known.answered(call.api_key_id, repeat) for repeat in repeats})
+        if run_id and not is_particular(repeats[0]):
+            wanted.setdefault(run_id, set()).add(repeats[0])
+    if wanted:
+        digests = {digest for digests in wanted.values() for digest in digests}
+        keys = {call.api_key_id for call in lost}
+        _load_answers(known, keys, "said_hash", digests, step__run_id__in=list(wanted))
 
 
 def _load_responses(known: _Known, keys: set[UUID], response_ids: set[str]) -> None:

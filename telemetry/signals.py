@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connection, transaction
-from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 
 from telemetry import runs, waiting
 from telemetry.declarations import rules_of
@@ -137,11 +137,6 @@ def contradictions(project_id: UUID, *, since: datetime, limit: int = 100) -> li
     return [Contradiction(*key, tuple(rows)) for key, rows in found.items()]
 
 
-def grow(run_ids: Iterable[UUID]) -> None:
-    """What is known of these runs has changed: the next episode is of a new revision."""
-    Run.objects.filter(id__in=set(run_ids)).update(revision=F("revision") + 1)
-
-
 def _latest(run_ids: Iterable[UUID]) -> "QuerySet[Signal]":
     rows = _counting(Signal.objects.filter(run_id__in=list(run_ids)))
     return rows.order_by("run_id", "name", "step", *_LATEST_FIRST).distinct("run_id", "name", "step")
@@ -176,7 +171,7 @@ def _join(project_id: UUID, signals: Sequence[Signal], now: datetime) -> int:
         project_id=project_id, id__in={signal.supersedes for signal in fitting if signal.supersedes}
     )
     touched = {*(signal.run_id for signal in joined), *replaced.values_list("run_id", flat=True)}
-    grow(run_id for run_id in touched if run_id)
+    runs.grow(run_id for run_id in touched if run_id)
     runs.close((signal.run_id for signal in fitting if _tells_end(signal) and signal.run_id), now=now)
     _set_task_keys({signal.run_id for signal in fitting if signal.name == TASK and signal.run_id})
     waiting.wake_keys(project_id, {signal.value for signal in fitting if signal.name == EXTERNAL_KEY})

@@ -31,7 +31,9 @@ MAX_EQUALS = 32
 MIN_PROOF_CHARACTERS = 60
 """A text that is shorter, and has no tool call beside it, may be said in any run: it proves nothing."""
 MIN_MINTED_CHARACTERS = 16
-"""An id of a tool call that is shorter, or has no digit, may have been counted rather than minted: `call_0`."""
+MIN_MINTED_LETTERS = 8
+"""An id of a tool call that is shorter, or has fewer different letters behind its prefix, may have been counted rather
+than minted: `call_0`."""
 OLDER_ECHO_CONFIDENCE = 0.8
 """The request repeats an answer of ours, but its last assistant message is not ours."""
 REPEAT_CONFIDENCE = 0.7
@@ -45,7 +47,7 @@ ORPHAN_CONFIDENCE = 0.5
 rewritten."""
 
 _EMPTY = hashlib.sha256(b"ratchet.messages.v1").digest()
-_MINTED, _TEXT = b"m", b"t"
+_MINTED, _TEXT, _COMMON = b"m", b"t", b"c"
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 
 
@@ -59,10 +61,10 @@ class Hashes:
     """Rolling hashes after each assistant message, longest first, at most MAX_PARENTS: echoes of possible
     parents."""
     repeats: tuple[bytes, ...] = ()
-    """What the assistant messages say one by one (`said`), newest first, where that is proof enough."""
+    """What the assistant messages say one by one (`said`), newest first."""
     results: tuple[bytes, ...] = ()
-    """What the tools answered since the last assistant message (`said`), where that is particular enough: it may be
-    what a sub-agent said."""
+    """What the tools answered since the last assistant message (`said`), where that is particular: it may be what a
+    sub-agent said."""
 
 
 def roll(messages: Sequence[Mapping[str, Any]]) -> Hashes:
@@ -83,32 +85,37 @@ def roll(messages: Sequence[Mapping[str, Any]]) -> Hashes:
     return Hashes(
         prefix=current,
         parents=tuple(parents),
-        repeats=tuple(filter(None, map(said, answers))),
-        results=tuple(filter(None, map(said, results[:MAX_RESULTS]))),
+        repeats=tuple(map(said, answers)),
+        results=tuple(digest for digest in map(said, results[:MAX_RESULTS]) if digest.startswith(_TEXT)),
     )
 
 
-def said(message: Mapping[str, Any]) -> bytes | None:
-    """What a message says, whatever stood before it, in 32 bytes; None when that may be said in any run.
-
-    Ids of tool calls, where the provider mints them, are new each time. Of text, whoever repeats it: an answer, or the
-    tool message in which a sub-agent's answer comes back. The first byte says which of the two it is."""
+def said(message: Mapping[str, Any]) -> bytes:
+    """What a message says, whatever stood before it and whoever says it, in 32 bytes. The first one tells how much it
+    proves: ids of tool calls that the provider mints are new each time; a long text is seldom said twice; a short one,
+    and ids that are counted, may stand in any run (`is_particular`)."""
     calls = message.get("tool_calls")
     if isinstance(calls, list) and calls:
         ids = [call.get("id") if isinstance(call, Mapping) else None for call in calls]
-        return _MINTED + _digest(_canonical_json(ids)) if all(map(_is_minted, ids)) else None
-    content, _ = _content(message.get("content"))
-    if not isinstance(content, str) or len(content) < MIN_PROOF_CHARACTERS:
-        return None
-    return _TEXT + _digest(content.strip().encode("utf-8", "surrogatepass"))
+        return (_MINTED if all(map(_is_minted, ids)) else _COMMON) + _digest(_canonical_json(ids))
+    content, refusals = _content(message.get("content"))
+    if not isinstance(content, str):
+        return _COMMON + _digest(_canonical_json([content, refusals]))
+    content = content.strip()
+    kind = _TEXT if len(content) >= MIN_PROOF_CHARACTERS else _COMMON
+    return kind + _digest(content.encode("utf-8", "surrogatepass"))
+
+
+def is_particular(said_hash: bytes) -> bool:
+    """Whether what it stands for is seldom said twice."""
+    return not said_hash.startswith(_COMMON)
 
 
 def _is_minted(call_id: object) -> bool:
-    return (
-        isinstance(call_id, str)
-        and len(call_id) >= MIN_MINTED_CHARACTERS
-        and any(letter.isdigit() for letter in call_id)
-    )
+    """Of 16 characters and more, and not counted, as `call_0` and `functions.look_up:0` are."""
+    if not isinstance(call_id, str) or len(call_id) < MIN_MINTED_CHARACTERS:
+        return False
+    return len(set(call_id.rpartition("_")[2])) >= MIN_MINTED_LETTERS
 
 
 def _digest(data: bytes) -> bytes:
@@ -265,7 +272,7 @@ def decide(
             return Link(to, 1.0, Reason.NAMED)
         confidence = (1.0 if found == parents[0] else OLDER_ECHO_CONFIDENCE) / runs
         return Link(to, confidence, Reason.ECHO if runs == 1 else Reason.ECHO_AMBIGUOUS)
-    repeat = _sole_repeat(hashes, answers, told)
+    repeat = _sole_repeat(hashes, answers)
     if named:
         return Link(repeat, 1.0, Reason.NAMED)
     if repeat is not None:
@@ -288,21 +295,27 @@ def _of_equals(equals: Sequence[Earlier], told: UUID | None) -> Earlier:
     return next((answer for answer in equals if answer.run_id == told), (unclaimed or equals)[0])
 
 
-def _sole_repeat(
-    hashes: Hashes | None, answers: Mapping[bytes, Sequence[Earlier]], told: UUID | None
-) -> Earlier | None:
-    """The newest answer of ours that the request repeats, if that is proof where the past is not the one that it was
-    given to: minted ids of one run alone; or two texts of one run alone, the newer of which nobody has continued yet.
-    A single text may be an example that somebody pasted into each of many openings."""
-    texts: list[Earlier] = []
-    for repeat in hashes.repeats if hashes else ():
-        equals = answers.get(repeat)
-        if not equals or len({answer.run_id for answer in equals}) > 1:
+def _sole_repeat(hashes: Hashes | None, answers: Mapping[bytes, Sequence[Earlier]]) -> Earlier | None:
+    """The answer that the request continues, where its past is not the one that the answer was given to.
+
+    That the run is the right one is proved by minted ids of it alone, or by two texts of it alone. That it goes on
+    here, and was not pasted into another opening as an example, is shown by the request's last assistant message: it is
+    an answer of the run that nobody has continued yet."""
+    repeats = hashes.repeats if hashes else ()
+    run_id = proven_run({repeat: answers.get(repeat, ()) for repeat in repeats})
+    last = answers.get(repeats[0], ()) if run_id else ()
+    return next((answer for answer in reversed(last) if answer.run_id == run_id and not answer.claimed), None)
+
+
+def proven_run(said_before: Mapping[bytes, Sequence[Earlier]]) -> UUID | None:
+    """The one run that these repeated answers, newest first, can only come from; None when they prove nothing."""
+    texts: set[UUID] = set()
+    for repeat, equals in said_before.items():
+        runs = {answer.run_id for answer in equals} if is_particular(repeat) else set()
+        if len(runs) != 1:
             continue
-        to = _of_equals(equals, told)
-        if repeat.startswith(_MINTED):
-            return to
-        if texts and texts[0].run_id == to.run_id and not texts[0].claimed:
-            return texts[0]
-        texts.append(to)
+        run_id = runs.pop()
+        if repeat.startswith(_MINTED) or run_id in texts:
+            return run_id
+        texts.add(run_id)
     return None

@@ -13,6 +13,7 @@ from django.db.models import Count, Max, Min, Q, QuerySet, StdDev, Sum
 from accounts.models import Project
 from learning import reward_specs
 from learning.models import Episode
+from telemetry.metrics import JUDGE_PREFIX
 
 
 class Rung(StrEnum):
@@ -25,8 +26,6 @@ class Rung(StrEnum):
 
 
 RECENT = timedelta(days=30)
-JUDGE_SOURCES = frozenset({"judge"})
-"""Sources of an outcome that are an opinion of a model."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,9 @@ def _figures(everything: "QuerySet[Episode]", now: datetime) -> Figures:
         episodes=Count("id"),
         rewarded=Count("id", filter=known),
         recent=Count("id", filter=known & Q(started_at__gte=now - RECENT)),
-        verified=Count("id", filter=known & ~Q(outcome_source="") & ~Q(outcome_source__in=JUDGE_SOURCES)),
+        verified=Count(
+            "id", filter=known & ~Q(outcome_source="") & ~Q(outcome_source__startswith=JUDGE_PREFIX)
+        ),
         deviation=StdDev("reward"),
         least=Min("reward"),
         most=Max("reward"),

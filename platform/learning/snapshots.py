@@ -20,10 +20,10 @@ from kernel import merkle
 from kernel.ids import uuid7
 from kernel.objects import LargeObjects, ObjectMissing, lines
 from learning import reward_specs
-from learning.episodes.build import OPT_OUT
 from learning.episodes.document import EpisodeDocument, InvalidEpisode, Reason
 from learning.manifest import Chosen, Manifest
 from learning.models import DatasetSnapshot, Episode, RewardSpecVersion
+from telemetry.metrics import TRAINING_OPT_OUT
 from telemetry.models import Signal
 
 CHUNK = 200
@@ -204,7 +204,7 @@ def _chosen(project: Project, version: RewardSpecVersion, filters: Filters) -> I
     leave it out."""
     latest = Episode.objects.filter(project=project, reward_spec=version)
     latest = latest.order_by("run_id", "-run_revision").distinct("run_id")
-    opted_out = Signal.objects.filter(run_id=OuterRef("run_id"), name=OPT_OUT, step=None)
+    opted_out = Signal.objects.filter(run_id=OuterRef("run_id"), name=TRAINING_OPT_OUT, step=None)
     opted_out = opted_out.order_by("-observed_at", "-received_at", "-id")
     keys = set(ApiKey.objects.filter(project=project, is_opted_out=True).values_list("id", flat=True))
     rows = filters.narrowed(Episode.objects.filter(id__in=latest.values("id"))).annotate(

@@ -17,16 +17,12 @@ from learning.rewards.facts import Facts, Observed
 from learning.rewards.scoring import score
 from learning.rewards.spec import RewardSpec
 from learning.rewards.steps import StepFacts, steps_from_messages
-from learning.rewards.terms import JUDGE_PREFIX
 from telemetry.derived import CallFacts, TurnFacts, derive
+from telemetry.metrics import CLOSED, JUDGE_PREFIX, TRAINING_OPT_OUT
 from telemetry.signals import SignalRow
 
 DERIVED = "derived"
 """The source of signals that nobody sent."""
-CLOSED = "closed"
-"""The signal by which an agent says that its run is over."""
-OPT_OUT = "training_opt_out"
-"""The signal that says that nothing may be learnt from a run."""
 _PLAIN_TYPES = frozenset({"string", "integer", "number", "boolean"})
 
 
@@ -216,7 +212,8 @@ def _derived(lived: Lived, tools: list[dict[str, Any]], *, is_told_over: bool) -
         TurnFacts(
             index=turn.index,
             parent=turn.parent,
-            messages=lived.path(turn.prompt),
+            prompt=turn.prompt,
+            news=lived.news(turn),
             answer=lived.nodes[turn.answer].message if turn.answer is not None else None,
             calls=[_call_facts(call) for call in turn.calls],
         )
@@ -264,7 +261,7 @@ def _untrainable(lived: Lived, signals: Sequence[doc.SignalPart]) -> list[doc.Re
     reasons = []
     if any(call.is_opted_out for turn in lived.turns for call in turn.calls):
         reasons.append(doc.Reason.CALLER)
-    if any(one.name == OPT_OUT and one.value is True for one in signals):
+    if any(one.name == TRAINING_OPT_OUT and one.value is True for one in signals):
         reasons.append(doc.Reason.SIGNAL)
     if not any(turn.answer is not None for turn in lived.turns):
         reasons.append(doc.Reason.UNREADABLE)

@@ -111,10 +111,11 @@ class Lived:
         if call.model_version_id is not None:
             turn.sampled = exchange.sampled_tokens(body.response, call.dialect)
 
-    def path(self, place: int | None) -> list[dict[str, Any]]:
-        """The messages that lead to a place, its own last; empty for None."""
+    def news(self, turn: Turn) -> list[dict[str, Any]]:
+        """The messages of the turn's request since the last answer in it, in order."""
         found = []
-        while place is not None:
+        place = turn.prompt
+        while place is not None and self.nodes[place].message["role"] != "assistant":
             found.append(self.nodes[place].message)
             place = self.nodes[place].after
         return found[::-1]

@@ -15,6 +15,7 @@ import rfc8785
 import yaml
 
 from learning.rewards.fields import InvalidRewardSpec, choice, known, mapping, number, required, text
+from telemetry.metrics import JUDGE_PREFIX
 
 SCHEMA = 1
 DIGEST_CHARACTERS = 12
@@ -141,7 +142,7 @@ class JudgeDefinition:
 
 def source_of(name: str, digest: str) -> str:
     """`judge:<name>@<start of the digest>`."""
-    return f"judge:{name}@{digest[:DIGEST_CHARACTERS]}"
+    return f"{JUDGE_PREFIX}{name}@{digest[:DIGEST_CHARACTERS]}"
 
 
 def _questions(top: dict[str, Any]) -> dict[str, str]:

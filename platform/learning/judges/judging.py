@@ -30,9 +30,10 @@ from learning.judges.prompts import (
     rubric_prompt,
 )
 from learning.models import Episode, Judge, JudgeCall, JudgedRun
-from learning.rewards.terms import JUDGE_PREFIX
+from telemetry.locks import lock_project
+from telemetry.metrics import JUDGE_PREFIX
 from telemetry.models import Run, Signal
-from telemetry.runs import lock_project
+from telemetry.runs import grow
 
 BATCH = 50
 """Runs that one pass takes on, for each judge."""
@@ -282,7 +283,7 @@ def _settle(
             observed_at=now,
             received_at=now,
         )
-        Run.objects.filter(id=row.run_id).update(revision=F("revision") + 1)
+        grow([row.run_id])
     return kept == 1
 
 

@@ -3,20 +3,19 @@
 Below the bar, or with too few labels to say, its verdicts count as missing and say why. A change of standing is a row
 and an audit event, and makes episodes of the runs it judged due again. What the verdicts are is not decided here."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import F
 
 from audit import ledger
 from audit.actions import Action, Actor, ObjectRef
 from learning.judges.definition import source_of
 from learning.models import Judge, JudgedRun, JudgeStanding
-from telemetry.models import Run
-from telemetry.runs import lock_project
+from telemetry.locks import lock_project
+from telemetry.review import cohens_kappa
+from telemetry.runs import grow
 from telemetry.signals import run_signals
 
 MAX_INCONSISTENCY = 0.10
@@ -89,17 +88,6 @@ def measure(judge: Judge) -> Measured:
     )
 
 
-def cohens_kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
-    """Agreement beyond chance, 1 at best; None where chance alone would agree always."""
-    if not pairs:
-        return None
-    count = len(pairs)
-    observed = sum(a == b for a, b in pairs) / count
-    yes_a, yes_b = sum(a for a, _ in pairs) / count, sum(b for _, b in pairs) / count
-    by_chance = yes_a * yes_b + (1 - yes_a) * (1 - yes_b)
-    return None if by_chance == 1.0 else (observed - by_chance) / (1 - by_chance)
-
-
 @transaction.atomic
 def review(*, judge: Judge, now: datetime) -> JudgeStanding:
     """Measure a judge, and record it if that changes whether it is used."""
@@ -127,8 +115,8 @@ def review(*, judge: Judge, now: datetime) -> JudgeStanding:
         measured_at=now,
     )
     if latest is not None or measured.is_used:
-        judged = JudgedRun.objects.filter(judge=judge, value__isnull=False).values("run_id")
-        Run.objects.filter(project_id=judge.project_id, id__in=judged).update(revision=F("revision") + 1)
+        judged = JudgedRun.objects.filter(judge=judge, value__isnull=False)
+        grow(judged.values_list("run_id", flat=True))
         ledger.record(
             Action.JUDGE_ADMITTED if measured.is_used else Action.JUDGE_BARRED,
             actor=RULE,

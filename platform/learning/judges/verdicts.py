@@ -10,7 +10,7 @@ from learning.judges.definition import source_of
 from learning.judges.standing import barred
 from learning.models import JudgedRun
 from learning.rewards.facts import Observed
-from learning.rewards.terms import JUDGE_PREFIX
+from telemetry.metrics import JUDGE_PREFIX
 
 _MAX_REASON = 200
 
@@ -29,10 +29,6 @@ class Verdicts:
         return [self._applied(run_id, row) if row.name.startswith(JUDGE_PREFIX) else row for row in rows]
 
     def _applied(self, run_id: UUID, row: Observed) -> Observed:
-        if not row.source.startswith(f"{row.name}@"):
-            return replace(
-                row, value=None, evidence=("not used: it was not said by the judge that it names",)
-            )
         if row.source in self.barred:
             return replace(row, value=None, evidence=(self.barred[row.source],))
         if (run_id, row.source) not in self.reasons:

@@ -24,10 +24,9 @@ from learning.rewards.fields import (
     under,
 )
 from learning.rewards.steps import StepFacts
+from telemetry.metrics import JUDGE_PREFIX
 
 STEP_FACTS = tuple(f.name for f in fields(StepFacts))
-JUDGE_PREFIX = "judge:"
-"""A judge's verdict is the signal of this name and the judge's."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _JUDGE = re.compile(r"[a-z][a-z0-9_-]{0,19}(@[0-9a-f]{12})?")
 

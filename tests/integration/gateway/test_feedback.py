@@ -250,3 +250,8 @@ def test_an_agent_says_that_its_run_is_over(gateway: ServedGateway, tenant: Tena
     assert error(refused) == (422, "run_id")
     assert httpx.post(f"{gateway.origin}/v1/runs/job/close").status_code == 401
     assert len(kept(gateway, tenant)) == 1
+
+
+def test_nobody_sends_the_verdict_of_a_judge(gateway: ServedGateway, tenant: Tenant) -> None:
+    assert error(send(gateway, tenant, {**GOOD, "name": "judge:helpful"})) == (422, "name")
+    assert kept(gateway, tenant) == []

@@ -295,8 +295,8 @@ def test_a_verdict_that_a_stranger_sends_is_no_verdict(
     runs.close_idle(now=now + timedelta(days=1))
     episodes.build_due(project_id=project.id, now=now)
     reward = reward_of(lived)
-    assert reward["total"] is None
-    assert reward["waterfall"][0]["evidence"] == ["not used: it was not said by the judge that it names"]
+    assert (reward["total"], reward["missing"]) == (None, ["judge:helpful"])
+    assert Signal.objects.get(name="judge:helpful").misfit.startswith("`judge:helpful` is a judge's verdict")
 
 
 def test_judges_are_registered_by_command_and_keep_their_key_to_themselves(

@@ -4,6 +4,7 @@ import random
 from collections import defaultdict
 from datetime import timedelta
 from typing import Any
+from uuid import NAMESPACE_OID, uuid5
 
 import pytest
 from django.db import connection
@@ -247,6 +248,10 @@ SUMMARY = {"role": "user", "content": "What happened so far: the customer asked 
 MINTED = "call_9f8e7d6c5b4a39281"
 
 
+def minted(number: int) -> str:
+    return f"call_{uuid5(NAMESPACE_OID, str(number)).hex[:24]}"
+
+
 def words(number: int) -> dict[str, Any]:
     return {"role": "assistant", "content": f"Your refund number {number} is on its way to your bank. " * 2}
 
@@ -269,6 +274,27 @@ def test_an_answer_that_is_pasted_into_openings_as_an_example_joins_none_of_them
     place(tenant, now + LATER)
     assert {call.step.reason for call in openings if run_of(call)} == {"orphan"}
     assert len({run_of(call) for call in openings}) == 3
+
+
+def test_a_tool_call_that_is_pasted_into_openings_as_an_example_joins_none_of_them(make_call, tenant, now):
+    asks = calls_tool(MINTED)
+    first = make_call([SYSTEM, HELLO], asks)
+    make_call([SYSTEM, HELLO, asks, result(MINTED, "{}")], DONE, at=1)
+    example = [asks, result(MINTED, "{}"), HI, ASK]
+    openings = [make_call([SYSTEM, *example[:length]], DONE, at=2 + length) for length in (2, 4)]
+    place(tenant, now + LATER)
+    assert not {run_of(call) for call in openings} & {run_of(first)}
+
+
+def test_a_cut_history_that_ends_with_a_short_answer_still_tells_its_run(make_call, tenant, now):
+    asks = calls_tool(MINTED)
+    make_call([SYSTEM, HELLO], asks)
+    latest = make_call([SYSTEM, HELLO, asks, result(MINTED, "{}")], HI, at=1)
+    place(tenant, now + LATER)
+    cut = make_call([SUMMARY, asks, result(MINTED, "{}"), HI, ASK], DONE, at=9)
+    place(tenant, now + 2 * LATER)
+    assert run_of(cut) == run_of(latest)
+    assert cut.step.parent == latest.step
 
 
 def test_ids_of_tool_calls_that_are_counted_prove_nothing(make_call, tenant, now):
@@ -321,9 +347,12 @@ def test_an_edited_answer_leaves_the_newest_untouched_one_to_tell(make_call, ten
     third = make_call([*turn, edited, ASK], DONE, at=2)
     changed = make_call([SYSTEM, ASK, *turn[2:], edited, ASK], DONE, at=3)
     place(tenant, now + LATER)
-    assert {run_of(call) for call in (second, third, changed)} == {run_of(first)}
+    assert {run_of(call) for call in (second, third)} == {run_of(first)}
     assert (third.step.reason, third.step.confidence) == ("echo", 0.8)
-    assert changed.step.reason == "repeat"
+    assert run_of(changed) != run_of(first)
+    assert (
+        changed.step.reason == "orphan"
+    )  # neither its past nor its last answer is ours: it may be an example
 
 
 def test_the_last_words_of_sub_agents_make_their_runs_children_of_the_step_that_sent_them(
@@ -380,10 +409,10 @@ def test_a_trace_joins_what_nothing_else_joins_until_it_is_no_run(make_call, ten
 def test_two_thousand_calls_of_one_run_cost_what_they_cost(make_call, tenant, now):
     history, calls = [SYSTEM, HELLO], []
     for turn in range(2000):
-        answer = calls_tool(f"call_{turn:024}")
+        answer = calls_tool(minted(turn))
         # A real history would make this test's own hashing quadratic; runs see hashes only.
         calls.append(make_call([*history[-40:]], answer, at=turn))
-        history += [answer, result(f"call_{turn:024}", "{}")]
+        history += [answer, result(minted(turn), "{}")]
     with CaptureQueriesContext(connection) as queries:
         place(tenant, now + timedelta(days=1))
     assert len({run_of(call) for call in calls}) == 1
@@ -398,7 +427,7 @@ def test_a_batch_costs_the_same_queries_however_long_it_is(airline_traffic, tena
         with CaptureQueriesContext(connection) as queries:
             place(tenant, now + LATER)
         costs.append(len(queries))
-    assert max(costs) <= 13
+    assert max(costs) <= 14
 
 
 def test_projects_with_something_to_do_are_due(make_call, tenant, stranger, now):

@@ -17,7 +17,8 @@ from learning.judges.prompts import (
     record_of,
     rubric_prompt,
 )
-from learning.judges.standing import Measured, cohens_kappa
+from learning.judges.standing import Measured
+from telemetry.review import cohens_kappa
 from tests.fakes.judge import FakeJudge
 
 QUESTIONS = {"solved": "Did the agent solve it?", "polite": "Was it polite?"}

@@ -1,5 +1,6 @@
 """What a run's own turns say, judged on the recorded airline runs and on texts that mean harm."""
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -51,13 +52,26 @@ def call(**fields: Any) -> CallFacts:
     return CallFacts(**values | fields)
 
 
+def turn(
+    index: int,
+    parent: int | None,
+    messages: Sequence[dict[str, Any]],
+    answer: dict[str, Any] | None,
+    calls: Sequence[CallFacts],
+) -> TurnFacts:
+    """A turn that was asked all these messages."""
+    answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+    news = messages[answers[-1] + 1 :] if answers else messages
+    return TurnFacts(index, parent, json.dumps(messages) if messages else None, news, answer, calls)
+
+
 def conversation(messages: Sequence[dict[str, Any]]) -> list[TurnFacts]:
     """The turns of an agent that sends its whole history each time."""
     turns: list[TurnFacts] = []
     for at, message in enumerate(messages):
         if message["role"] == "assistant":
             index = len(turns)
-            turns.append(TurnFacts(index, index - 1 if index else None, messages[:at], message, [call()]))
+            turns.append(turn(index, index - 1 if index else None, messages[:at], message, [call()]))
     return turns
 
 
@@ -152,9 +166,9 @@ def test_a_call_is_repeated_on_its_own_path_only() -> None:
     assert counts(conversation([user("?"), asks, result("x"), again, result("x"), said("Done.")])) == {
         "repeated_call": 1.0
     }
-    first = TurnFacts(0, None, [user("?")], said("Which?"), [])
-    left = TurnFacts(1, 0, [user("?"), said("Which?"), user("one")], asks, [])
-    right = TurnFacts(2, 0, [user("?"), said("Which?"), user("two")], again, [])
+    first = turn(0, None, [user("?")], said("Which?"), [])
+    left = turn(1, 0, [user("?"), said("Which?"), user("one")], asks, [])
+    right = turn(2, 0, [user("?"), said("Which?"), user("two")], again, [])
     assert counts([first, left, right], is_told_over=True) == {}
 
 
@@ -199,29 +213,29 @@ def test_a_run_that_ends_in_the_air(last: dict[str, Any], is_abandoned: bool) ->
 def test_the_same_request_answered_again_is_regenerated() -> None:
     opening = [user("A poem."), said("Roses."), user("Longer.")]
     turns = [
-        TurnFacts(0, None, opening[:1], opening[1], []),
-        TurnFacts(1, 0, opening, said("Red roses."), []),
-        TurnFacts(2, 0, [dict(message) for message in opening], said("Redder roses."), []),
-        TurnFacts(3, 0, [*opening[:2], user("Shorter.")], said("R."), []),
+        turn(0, None, opening[:1], opening[1], []),
+        turn(1, 0, opening, said("Red roses."), []),
+        turn(2, 0, [dict(message) for message in opening], said("Redder roses."), []),
+        turn(3, 0, [*opening[:2], user("Shorter.")], said("R."), []),
     ]
     assert about(derive(turns, None), "regenerated") == [(1, "step 2 answers the same request again")]
 
 
 def test_measures_are_sums_and_never_guesses() -> None:
-    first = TurnFacts(0, None, [user("?")], said("1"), [call(ended_at=None), call(retry_count=1)])
-    second = TurnFacts(1, 0, [user("?"), said("1"), user("!")], said("2"), [call(cost_microusd=None)])
+    first = turn(0, None, [user("?")], said("1"), [call(ended_at=None), call(retry_count=1)])
+    second = turn(1, 0, [user("?"), said("1"), user("!")], said("2"), [call(cost_microusd=None)])
     rows = {(row.name, row.step): row.value for row in derive([first, second], None)}
     assert rows["latency_s", None] == 4.0
     assert rows["tokens", None] == 45.0
     assert rows["cost_usd", 0] == 0.003
     assert ("cost_usd", None) not in rows
     assert ("cost_usd", 1) not in rows
-    backwards = TurnFacts(0, None, [user("?")], said("1"), [call(ended_at=NOW - timedelta(hours=3))])
+    backwards = turn(0, None, [user("?")], said("1"), [call(ended_at=NOW - timedelta(hours=3))])
     assert {row.name: row.value for row in derive([backwards], None)}["latency_s"] == 0.0
 
 
 def test_what_was_not_kept_is_not_counted_as_zero() -> None:
-    assert {row.name for row in derive([TurnFacts(0, None, [], None, [call()])], None)} == {
+    assert {row.name for row in derive([turn(0, None, [], None, [call()])], None)} == {
         "latency_s", "tokens", "cost_usd",
     }  # fmt: skip
     assert derive([], None) == []

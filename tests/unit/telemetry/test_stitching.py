@@ -14,7 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernel.ids import uuid7
-from telemetry.stitching import MAX_PARENTS, MAX_TRACE_ROOTS, Earlier, Reason, decide, extend, roll, said
+from telemetry.stitching import (
+    MAX_PARENTS,
+    MAX_TRACE_ROOTS,
+    Earlier,
+    Reason,
+    decide,
+    extend,
+    is_particular,
+    roll,
+    said,
+)
 from telemetry.tracker import RunTracker, response_anchor
 
 AIRLINE = Path(__file__).parents[3] / "platform" / "demo" / "data" / "tau_airline_gpt4o_runs.jsonl.gz"
@@ -170,18 +180,18 @@ def test_the_tracker_follows_named_responses_and_traces():
     ("message", "is_proof"),
     [
         ({"role": "assistant", "content": "OK"}, False),
-        ({"role": "assistant", "content": "word " * 12}, True),
-        ({"role": "tool", "content": [{"type": "text", "text": "word " * 12}]}, True),
+        ({"role": "assistant", "content": "word " * 13}, True),
+        ({"role": "tool", "content": [{"type": "text", "text": "word " * 13}]}, True),
         ({"role": "assistant", "tool_calls": [{"id": "call_9f8e7d6c5b4a39281"}]}, True),
         ({"role": "assistant", "tool_calls": [{"id": "call_1"}]}, False),
-        ({"role": "assistant", "content": "word " * 12, "tool_calls": [{"id": None}]}, False),
+        ({"role": "assistant", "content": "word " * 13, "tool_calls": [{"id": None}]}, False),
         ({"role": "assistant", "tool_calls": ["odd"]}, False),
         ({"role": "assistant", "content": 7}, False),
         ({"role": "assistant", "content": "\ud800" * 60}, True),
     ],
 )
 def test_proof_is_what_is_not_said_twice(message, is_proof):
-    assert bool(said(message)) == is_proof
+    assert is_particular(said(message)) == is_proof
 
 
 def test_equals_are_continued_in_turn_and_said_to_be_ambiguous():
