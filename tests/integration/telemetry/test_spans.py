@@ -64,6 +64,11 @@ def places() -> dict[str, tuple[str, Any]]:
     return {name: (link, index) for name, link, index in rows}
 
 
+def asks_for(tool_call_id: str, tool: str) -> dict[str, Any]:
+    """Columns of a call whose answer asked for one tool call."""
+    return {"tool_call_count": 1, "tool_call_ids": [tool_call_id], "tool_names": [tool]}
+
+
 def run_of(call: Call) -> Run:
     call.refresh_from_db()
     assert call.step is not None
@@ -77,9 +82,7 @@ def test_an_agents_spans_join_in_any_order(make_call, tell, settle, tenant, seed
     told = {"role": "tool", "tool_call_id": "call_1", "content": "2"}
 
     def calls() -> None:
-        make_call(
-            [HELLO], asks, response_id="r-1", tool_call_count=1, tool_call_ids=["call_1"], tool_names=["find"]
-        )
+        make_call([HELLO], asks, response_id="r-1", **asks_for("call_1", "find"))
         make_call([HELLO, asks, told], HI, at=1, response_id="r-2")
 
     steps: list[Callable[[], Any]] = [
@@ -110,9 +113,9 @@ def test_a_trace_of_one_run_decides_alone(make_call, tell, settle) -> None:
 
 
 def test_several_runs_of_one_trace_are_told_apart(make_call, tell, settle) -> None:
-    """A job works off a list within one trace: each agent belongs to its own run, and the job to none."""
-    first = make_call([HELLO], HI, trace_id=TRACE, response_id="r-1")
-    second = make_call([{**HELLO, "content": "Other"}], HI, trace_id=TRACE, response_id="r-2")
+    """A job works off a list within one trace that its calls do not carry: each agent has its own run, the job none."""
+    first = make_call([HELLO], HI, response_id="r-1")
+    second = make_call([{**HELLO, "content": "Other"}], HI, response_id="r-2")
     tell("job")
     for name, response in (("a", "r-1"), ("b", "r-2")):
         tell(f"agent-{name}", "job", kind=SpanKind.AGENT)
@@ -126,9 +129,7 @@ def test_several_runs_of_one_trace_are_told_apart(make_call, tell, settle) -> No
 
 
 def test_an_agent_that_a_tool_calls_has_its_own_run(make_call, tell, settle) -> None:
-    outer = make_call(
-        [HELLO], HI, response_id="r-1", tool_call_count=1, tool_call_ids=["call_1"], tool_names=["find"]
-    )
+    outer = make_call([HELLO], HI, response_id="r-1", **asks_for("call_1", "find"))
     inner = make_call([{**HELLO, "content": "Sub-task"}], HI, response_id="r-2")
     tell("agent", kind=SpanKind.AGENT)
     tell("chat", "agent", kind=SpanKind.INFERENCE, response_id="r-1")
@@ -145,7 +146,7 @@ def test_tool_call_ids_that_repeat_decide_only_within_their_trace(
     make_call, tell, settle, monkeypatch
 ) -> None:
     other = TRACE[::-1]
-    counted = {"tool_call_count": 1, "tool_call_ids": ["call_0"], "tool_names": ["find"]}
+    counted = asks_for("call_0", "find")
     mine = make_call([HELLO], HI, trace_id=TRACE, **counted)
     make_call([{**HELLO, "content": "x"}], HI, trace_id=other, **counted)
     tell("mine", kind=SpanKind.TOOL, tool_call_id="call_0")
@@ -163,15 +164,7 @@ def test_a_repeated_tool_call_id_is_told_apart_by_its_tool(make_call, tell, sett
     calls = [("r-1", "find"), ("r-2", "book"), ("r-3", "book")]
     messages: list[dict[str, Any]] = [HELLO]
     for at, (response, tool) in enumerate(calls):
-        make_call(
-            messages,
-            HI,
-            at=at,
-            response_id=response,
-            tool_call_count=1,
-            tool_call_ids=["call_0"],
-            tool_names=[tool],
-        )
+        make_call(messages, HI, at=at, response_id=response, **asks_for("call_0", tool))
         messages = [*messages, HI, HELLO]
     for tool in ("find", "book", "other"):
         tell(tool, kind=SpanKind.TOOL, tool_call_id="call_0", tool_name=tool)
@@ -194,15 +187,7 @@ def test_a_named_run_is_found_by_its_name_and_by_the_id_that_was_told(
 
 
 def test_another_projects_calls_prove_nothing(make_call, tell, settle, stranger, now) -> None:
-    make_call(
-        [HELLO],
-        HI,
-        trace_id=TRACE,
-        response_id="r-1",
-        tool_call_count=1,
-        tool_call_ids=["call_1"],
-        tool_names=["find"],
-    )
+    make_call([HELLO], HI, trace_id=TRACE, response_id="r-1", **asks_for("call_1", "find"))
     settle()
     tell(
         "theirs", kind=SpanKind.TOOL, response_id="r-1", tool_call_id="call_1",
