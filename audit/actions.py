@@ -25,6 +25,8 @@ class Action(StrEnum):
     ALIAS_REMOVED = "alias.removed"
     LIMIT_SET = "limit.set"
     LIMIT_REMOVED = "limit.removed"
+    WEBHOOK_SET = "webhook.set"
+    WEBHOOK_REMOVED = "webhook.removed"
     METRIC_DECLARED = "metric.declared"
     SIGNAL_SETTINGS_SET = "signal_settings.set"
     RUN_REVIEWED = "run.reviewed"

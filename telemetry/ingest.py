@@ -1,4 +1,4 @@
-"""From the spool into PostgreSQL, exactly once: calls with their bytes, signals, losses.
+"""From the spool into PostgreSQL, exactly once: calls with their bytes, signals, spans, losses.
 
 A call's row is written when its end record has been read, or when its gateway is gone. How far a boot has
 been read is stored in the transaction that stores its records, and points at the oldest call that has not
@@ -10,11 +10,12 @@ Reads no message and joins no run: `telemetry.runs` does, when the hint arrives.
 import fcntl
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
+from typing import TypeVar
 from uuid import UUID
 
 from django.conf import settings
@@ -29,9 +30,9 @@ from kernel.notify import CALLS_ARRIVED, notify
 from kernel.queueing import enqueue_on_commit
 from telemetry import periods
 from telemetry.chains import Chains
-from telemetry.models import CaptureLoss, Signal, SpoolPosition
-from telemetry.records import BeginRecord, EndRecord, LossRecord, SignalRecord, UnknownRecord
-from telemetry.rows import MALFORMED, CallRow, call_row, copy_calls, fitting, signal_row
+from telemetry.models import CaptureLoss, Signal, Span, SpoolPosition
+from telemetry.records import BeginRecord, EndRecord, LossRecord, SignalRecord, SpanRecord, UnknownRecord
+from telemetry.rows import MALFORMED, CallRow, call_row, copy_calls, fitting, signal_row, span_row
 from telemetry.runs import STITCH
 from telemetry.shedding import Shed
 from telemetry.spool import Entry, Segment, segments
@@ -44,6 +45,12 @@ AWAY_INTERVAL_S = 1.0
 CHUNK_RECORDS = 2000
 CHUNK_BYTES = 16 << 20
 """What one transaction holds at most, give or take one record."""
+
+SPANS_AT_ONCE = 500
+"""In one INSERT: their arguments and results may be long."""
+
+_Told = TypeVar("_Told", SignalRecord, SpanRecord)
+_Row = TypeVar("_Row", Signal, Span)
 
 _MISSING = "missing"
 """Reason of a gap that no loss record has explained (yet)."""
@@ -115,6 +122,7 @@ class _Chunk:
 
     calls: list[tuple[_Begin, EndRecord | None]] = field(default_factory=list)
     signals: list[tuple[int, SignalRecord]] = field(default_factory=list)
+    spans: list[tuple[int, SpanRecord]] = field(default_factory=list)
     gaps: list[tuple[int, int, str]] = field(default_factory=list)
     """First and last sequence number, reason."""
     explanations: list[LossRecord] = field(default_factory=list)
@@ -190,13 +198,15 @@ class Ingester:
     def _store(self, chunk: _Chunk, boot: _Boot, now: datetime) -> None:
         projects = dict(ApiKey.objects.filter(id__in=_key_ids(chunk)).values_list("id", "project_id"))
         calls = _call_rows(chunk, boot, projects)
-        signals = _signal_rows(chunk, projects)
+        signals = _rows(chunk.signals, signal_row, chunk, projects)
+        spans = _rows(chunk.spans, span_row, chunk, projects)
         for period in {row.period for row in calls} - self._periods:
             periods.ensure(period)  # before the transaction that writes: making one takes a lock
             self._periods.add(period)
         with transaction.atomic():
             chunk.gaps += [(sequence, sequence, "refused") for sequence in copy_calls(calls, self._chains)]
             _store_signals(signals)
+            Span.objects.bulk_create(spans, ignore_conflicts=True, batch_size=SPANS_AT_ONCE)
             _store_losses(chunk, boot, now)
             segment, offset, sequence = boot.low_water
             SpoolPosition.objects.update_or_create(
@@ -205,7 +215,8 @@ class Ingester:
                 segment=segment,
                 defaults={"offset_bytes": offset, "next_sequence": sequence, "updated_at": now},
             )
-            arrived = {row.begin.project_id for row in calls} | {row.project_id for row in signals}
+            arrived = {row.begin.project_id for row in calls}
+            arrived |= {row.project_id for row in signals} | {row.project_id for row in spans}
             for project_id in arrived:
                 enqueue_on_commit(STITCH, project_id=str(project_id))
             if arrived:
@@ -244,6 +255,8 @@ def _take(entry: Entry, boot: _Boot, chunk: _Chunk) -> None:
                 chunk.calls.append((opened, end))
         case SignalRecord() as signal:
             chunk.signals.append((entry.sequence, signal))
+        case SpanRecord() as span:
+            chunk.spans.append((entry.sequence, span))
         case LossRecord() as loss:
             chunk.explanations.append(loss)
 
@@ -272,14 +285,20 @@ def _call_rows(chunk: _Chunk, boot: _Boot, projects: Mapping[UUID, UUID]) -> lis
     return rows
 
 
-def _signal_rows(chunk: _Chunk, projects: Mapping[UUID, UUID]) -> list[Signal]:
+def _rows(
+    records: Sequence[tuple[int, _Told]],
+    make: Callable[[_Told], _Row],
+    chunk: _Chunk,
+    projects: Mapping[UUID, UUID],
+) -> list[_Row]:
+    """The rows of what was told besides calls; what cannot be one becomes a gap."""
     rows = []
-    for sequence, record in chunk.signals:
+    for sequence, record in records:
         if projects.get(record.api_key_id) != record.project_id:
             chunk.gaps.append((sequence, sequence, "unknown_project"))
             continue
         try:
-            rows.append(signal_row(record))
+            rows.append(make(record))
         except MALFORMED:
             chunk.gaps.append((sequence, sequence, "malformed"))
     return rows
@@ -303,7 +322,8 @@ def _store_signals(signals: Sequence[Signal]) -> None:
 
 def _key_ids(chunk: _Chunk) -> set[UUID]:
     calls = {begin.record.api_key_id for begin, _ in chunk.calls}
-    return calls | {record.api_key_id for _, record in chunk.signals}
+    signals = {record.api_key_id for _, record in chunk.signals}
+    return calls | signals | {record.api_key_id for _, record in chunk.spans}
 
 
 @dataclass

@@ -4,6 +4,7 @@ The bytes lie in partitions, one a month, so that old ones are dropped rather th
 makes and drops them, `telemetry.bodies` reads them."""
 
 from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.indexes import GinIndex
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
@@ -11,6 +12,7 @@ from django.db.models.functions import Now
 from accounts.models import ApiKey, Project
 from kernel.ids import uuid7
 from telemetry.metrics import Better, Kind, Level
+from telemetry.otlp_conventions import SpanKind
 
 
 class RunState(models.TextChoices):
@@ -170,6 +172,10 @@ class Call(models.Model):
     is_opted_out = models.BooleanField(default=False)
     """Nothing may be learnt from it: the caller said so, or its API key did at that time."""
     tool_call_count = models.PositiveSmallIntegerField(default=0)
+    tool_call_ids = ArrayField(models.CharField(max_length=200), default=list)
+    """What the model called the tool calls of its answer. Unique by intent only: some models repeat themselves."""
+    tool_names = ArrayField(models.CharField(max_length=200), default=list)
+    """The tool of each of them."""
     started_at = models.DateTimeField()
     first_byte_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
@@ -185,7 +191,7 @@ class Call(models.Model):
             models.Index(
                 fields=["api_key", "said_hash"], name="call_said", condition=Q(said_hash__isnull=False)
             ),
-            models.Index(fields=["api_key", "trace_id"], name="call_trace", condition=~Q(trace_id="")),
+            models.Index(fields=["trace_id"], name="call_trace", condition=~Q(trace_id="")),
             models.Index(
                 fields=["api_key", "prefix_hash"], name="call_prefix", condition=Q(prefix_hash__isnull=False)
             ),
@@ -198,6 +204,7 @@ class Call(models.Model):
                 name="call_version",
                 condition=Q(model_version_id__isnull=False),
             ),
+            GinIndex(fields=["tool_call_ids"], name="call_tool_calls", condition=Q(tool_call_count__gt=0)),
             models.Index(fields=["project", "id"], name="call_to_stitch", condition=Q(stitched_at=None)),
         ]
         constraints = [
@@ -405,5 +412,79 @@ class Review(models.Model):
         indexes = [
             models.Index(
                 fields=["project", "drawn_at"], name="review_waiting", condition=Q(labelled_at=None)
+            ),
+        ]
+
+
+class SpanLink(models.TextChoices):
+    """Why a span stands in its run, or in none."""
+
+    WAITING = "waiting"  # nothing of ours is known yet that it could belong to
+    SEVERAL_RUNS = "several_runs"  # its trace has calls of several runs, and nothing says which it is
+    NAMED = "named"  # its sender named the run
+    RESPONSE = "response"  # it names the answer of one of the run's calls
+    TOOL_CALL = "tool_call"  # it names a tool call that the run's model asked for
+    CHILDREN = "children"  # what happened within it belongs to the run
+    PARENT = "parent"  # it happened within a span of the run
+    TRACE = "trace"  # all calls of its trace are the run's
+
+
+class Span(models.Model):
+    """A span of the customer's own instrumentation: an agent, a tool, a model call, or what lies between them."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="+", db_index=False)
+    api_key = models.ForeignKey(ApiKey, on_delete=models.PROTECT, related_name="+", db_index=False)
+    trace_id = models.CharField(max_length=32)
+    span_id = models.CharField(max_length=16)
+    parent_span_id = models.CharField(max_length=16, blank=True)
+    run = models.ForeignKey(Run, null=True, blank=True, on_delete=models.PROTECT, related_name="spans")
+    step = models.ForeignKey(Step, null=True, blank=True, on_delete=models.PROTECT, related_name="spans")
+    """The step whose call it is, or whose answer asked for it; null where only the run is known."""
+    link = models.CharField(max_length=20, choices=SpanLink, default=SpanLink.WAITING)
+    next_try_at = models.DateTimeField(null=True, blank=True, db_default=Now())
+    """When its run is looked for again; null once it has one, or has waited for too long."""
+    run_name = models.CharField(max_length=200, blank=True)
+    """The run that its sender named."""
+    kind = models.CharField(max_length=10, choices=[(kind.value, kind.value) for kind in SpanKind])
+    name = models.CharField(max_length=200, blank=True)
+    service = models.CharField(max_length=200, blank=True)
+    agent_name = models.CharField(max_length=200, blank=True)
+    tool_name = models.CharField(max_length=200, blank=True)
+    tool_call_id = models.CharField(max_length=200, blank=True)
+    arguments = models.TextField(blank=True)
+    result = models.TextField(blank=True)
+    conversation_id = models.CharField(max_length=200, blank=True)
+    response_id = models.CharField(max_length=200, blank=True)
+    model = models.CharField(max_length=200, blank=True)
+    prompt_tokens = models.PositiveIntegerField(null=True, blank=True)
+    completion_tokens = models.PositiveIntegerField(null=True, blank=True)
+    error = models.CharField(max_length=200, blank=True)
+    attributes = models.JSONField(default=dict, blank=True)
+    """What else the span says, as much as is kept."""
+    started_at = models.DateTimeField()
+    """By the sender's clock, as the end is; joining asks neither."""
+    ended_at = models.DateTimeField()
+    received_at = models.DateTimeField()
+    """By the clock of the gateway that accepted it."""
+    stored_at = models.DateTimeField(db_default=Now())
+    """By the database's clock, as the next try is: clocks of gateways and senders decide nothing."""
+
+    class Meta:
+        indexes = [
+            models.Index(
+                fields=["project", "next_try_at"], name="span_to_join", condition=Q(next_try_at__isnull=False)
+            ),
+            models.Index(fields=["project", "-received_at"], name="span_unjoined", condition=Q(run=None)),
+        ]
+        constraints = [
+            # A span that is delivered twice is one span.
+            models.UniqueConstraint(name="span_unique", fields=["project", "trace_id", "span_id"]),
+            models.CheckConstraint(name="span_kind_known", condition=Q(kind__in=list(SpanKind))),
+            models.CheckConstraint(name="span_link_known", condition=Q(link__in=SpanLink.values)),
+            models.CheckConstraint(
+                name="span_link_tells_the_run",
+                condition=Q(run=None, link__in=["waiting", "several_runs"])
+                | (Q(run__isnull=False) & ~Q(link__in=["waiting", "several_runs"])),
             ),
         ]

@@ -89,6 +89,8 @@ class EndRecord:
     cost_microusd: int | None = None
     """What the upstream's price list says the call cost, in millionths of a US dollar; None without a price."""
     tool_call_count: int = 0
+    tool_calls: tuple[tuple[str, str], ...] = ()
+    """The model's id for each tool call that it asked for, and the tool."""
     echo_hash: bytes | None = None
     said_hash: bytes | None = None
     upstream_id: UUID | None = None
@@ -150,7 +152,43 @@ class LossRecord:
     recorded_at: int
 
 
-Record = BeginRecord | EndRecord | SignalRecord | LossRecord
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpanRecord:
+    """A span of the customer's own instrumentation that was accepted; its fields are those of
+    `telemetry.otlp.OtlpSpan` and `telemetry.otlp_conventions.AgentSpan`."""
+
+    KIND: ClassVar[int] = 5
+    BODY: ClassVar[str] = ""
+
+    project_id: UUID
+    api_key_id: UUID
+    trace_id: str
+    span_id: str
+    parent_span_id: str = ""
+    run_name: str = ""
+    """The run that the sender named for all spans of its request."""
+    kind: str
+    name: str = ""
+    service: str = ""
+    agent_name: str = ""
+    tool_name: str = ""
+    tool_call_id: str = ""
+    arguments: str = ""
+    result: str = ""
+    conversation_id: str = ""
+    response_id: str = ""
+    model: str = ""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    error: str = ""
+    others: dict[str, Any] | None = None
+    started_at: int
+    ended_at: int
+    received_at: int
+    """By the gateway's clock; the two before by the sender's."""
+
+
+Record = BeginRecord | EndRecord | SignalRecord | LossRecord | SpanRecord
 
 
 class UnknownRecord(ValueError):
@@ -191,6 +229,10 @@ def _hashes(value: list[str]) -> tuple[bytes, ...]:
     return tuple(bytes.fromhex(item) for item in value)
 
 
+def _pairs(value: list[list[str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((first, second) for first, second in value)
+
+
 def _served(value: dict[str, Any]) -> Served:
     ids = {name: UUID(value[name]) for name in ("model_version_id", "deployment_id") if value.get(name)}
     return Served(model_served=value.get("model_served", ""), is_canary=value.get("is_canary", False), **ids)
@@ -206,6 +248,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     ),
     "served": _served,
     "hidden": tuple,
+    "tool_calls": _pairs,
     "prefix_hash": bytes.fromhex,
     "echo_hash": bytes.fromhex,
     "said_hash": bytes.fromhex,
@@ -229,5 +272,5 @@ class _Shape:
 
 _SHAPES = {
     record_type.KIND: _Shape(record_type)
-    for record_type in (BeginRecord, EndRecord, SignalRecord, LossRecord)
+    for record_type in (BeginRecord, EndRecord, SignalRecord, LossRecord, SpanRecord)
 }

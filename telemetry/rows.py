@@ -17,13 +17,17 @@ from django.db import DataError, IntegrityError, connection, transaction
 
 from telemetry import binary, periods
 from telemetry.chains import Chains
-from telemetry.models import CallOutcome, Signal
-from telemetry.records import BeginRecord, EndRecord, SignalRecord
+from telemetry.models import CallOutcome, Signal, Span
+from telemetry.otlp_conventions import SpanKind
+from telemetry.records import BeginRecord, EndRecord, SignalRecord, SpanRecord
 
 log = logging.getLogger(__name__)
 
 MALFORMED = (ValueError, TypeError, AttributeError, OverflowError, struct.error)
 """What building a row from a record may raise, when it holds values that no gateway writes."""
+
+MAX_TOOL_CALLS = 128
+"""So many tool calls of one answer can be found by their id."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_US = 86_400_000_000
@@ -40,8 +44,15 @@ _CALL_COLUMNS = (
     "prefix_hash", "parent_hashes", "repeat_hashes", "result_hashes", "continues", "trace_id", "echo_hash",
     "said_hash", "finish_reason", "prompt_tokens", "completion_tokens",
     "cached_tokens", "reasoning_tokens", "cost_microusd", "hidden", "is_shed", "is_opted_out", "tool_call_count",
+    "tool_call_ids", "tool_names",
     "started_at", "first_byte_at", "ended_at",
 )  # fmt: skip
+_SPAN_TEXTS = {
+    "trace_id": 32, "span_id": 16, "parent_span_id": 16, "run_name": 200, "name": 200, "service": 200,
+    "agent_name": 200, "tool_name": 200, "tool_call_id": 200, "conversation_id": 200, "response_id": 200,
+    "model": 200, "error": 200,
+}  # fmt: skip
+"""Fields of a span that are text, and what their columns hold."""
 _BODY_COLUMNS = (
     "period", "call_id", "project_id", "base_id", "request_sha256", "response_type", "data",
 )  # fmt: skip
@@ -119,6 +130,8 @@ def call_row(begin: BeginRecord, end: EndRecord | None, *, process: str, boot: s
             binary.boolean(begin.is_shed or ended.is_shed),
             binary.boolean(begin.is_opted_out),
             binary.int2(_count(ended.tool_call_count, 32_767)),
+            binary.varchar_array([fitting(name, 200) for name, _ in ended.tool_calls[:MAX_TOOL_CALLS]]),
+            binary.varchar_array([fitting(tool, 200) for _, tool in ended.tool_calls[:MAX_TOOL_CALLS]]),
             binary.timestamptz(begin.started_at),
             binary.timestamptz(ended.first_byte_at),
             binary.timestamptz(ended.ended_at if end else None),
@@ -146,6 +159,26 @@ def signal_row(record: SignalRecord) -> Signal:
         idempotency_key=fitting(record.idempotency_key, 200),
         observed_at=_time(record.observed_at),
         received_at=_time(record.received_at),
+    )
+
+
+def span_row(record: SpanRecord) -> Span:
+    """The row of a span. Raises one of MALFORMED for values that no gateway writes."""
+    texts = {name: fitting(getattr(record, name), limit) for name, limit in _SPAN_TEXTS.items()}
+    started_at = _time(record.started_at or record.received_at)
+    return Span(
+        project_id=record.project_id,
+        api_key_id=record.api_key_id,
+        kind=SpanKind(record.kind),
+        arguments=fitting(record.arguments, len(record.arguments)),
+        result=fitting(record.result, len(record.result)),
+        prompt_tokens=_count(record.prompt_tokens, 2**31 - 1),
+        completion_tokens=_count(record.completion_tokens, 2**31 - 1),
+        attributes=_json(record.others or {}),
+        started_at=started_at,
+        ended_at=_time(record.ended_at) if record.ended_at else started_at,
+        received_at=_time(record.received_at),
+        **texts,
     )
 
 

@@ -20,7 +20,7 @@ from learning.judges import judging, model
 from learning.judges import registry as judges
 from release import promotion, registry, rollout
 from release import sweep as release_sweep
-from telemetry import periods, review, runs, signals, windows
+from telemetry import periods, review, runs, signals, spans, windows
 
 
 def _owner() -> str:
@@ -37,13 +37,15 @@ def seal(**_: object) -> None:
 def stitch(*, project_id: str, **_: object) -> None:
     project, now = UUID(project_id), clock.now()
     runs.stitch_pending(project_id=project, now=now)
+    spans.join_pending(project_id=project, now=now)
     signals.join_pending(project_id=project, now=now)
     episodes.build_due(project_id=project, now=now)
 
 
 @app.task(name="telemetry.sweep")
 def telemetry_sweep(**_: object) -> None:
-    for project_id in {*runs.due_projects(), *episodes.due_projects()}:
+    due = {*runs.due_projects(), *spans.due_projects(now=clock.now()), *episodes.due_projects()}
+    for project_id in due:
         stitch(project_id=str(project_id))
 
 

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 import orjson
 
-from gateway import external_keys, model_list, websocket
+from gateway import external_keys, model_list, traces, websocket
 from gateway.authentication import Authenticator
 from gateway.breaker import Breakers
 from gateway.capture import Capture, RunGuess, served_by
@@ -44,6 +44,7 @@ from gateway.snapshot import Source
 from gateway.snapshot_file import SnapshotFile
 from gateway.splice import replace_string
 from gateway.status import Status
+from gateway.webhooks import Webhooks
 from gateway.wire.exchange import CallerGone, Exchange, Header
 from gateway.wire.pool import Pool
 from telemetry.metrics import ANYTHING
@@ -104,6 +105,8 @@ class Gateway:
         self._capture: Capture
         self._status: Status
         self._feedback: Feedback
+        self._webhooks: Webhooks
+        self._traces: traces.Traces
         self._limiter: Limiter
         self._run_memory: RunMemory | None
 
@@ -134,6 +137,8 @@ class Gateway:
             metrics=self._metrics,
             rules=lambda project_id: self._keeper.current.rules.get(project_id, ANYTHING),
         )
+        self._webhooks = Webhooks(self._feedback, self._limiter)
+        self._traces = traces.Traces(spool=spool, limiter=self._limiter, metrics=self._metrics)
         self._status = Status(
             spool=spool,
             keeper=self._keeper,
@@ -167,8 +172,9 @@ class Gateway:
             path, _, query = path.partition("?")
             path, path_run_name = split_path(path)
             if path == "/v1" or path.startswith("/v1/"):
+                webhook = self._webhooks.addressed(exchange.method, path, self._keeper)
                 request = Request(
-                    self._authenticator.caller(exchange.headers, self._keeper),
+                    webhook.caller if webhook else self._authenticator.caller(exchange.headers, self._keeper),
                     exchange.method,
                     path[3:],
                     query,
@@ -177,7 +183,7 @@ class Gateway:
                     _clock_us(),
                     exchange,
                 )
-                await self._handle(request)
+                await (self._webhooks.answer(request, webhook) if webhook else self._handle(request))
             else:
                 self._status.answer(path, exchange)
         except CredentialUnreadable as error:
@@ -196,7 +202,10 @@ class Gateway:
 
     def _refuse(self, refusal: Refused, path: str, exchange: Exchange) -> None:
         self._metrics.refused[refusal.status] += 1
-        exchange.answer(refusal.status, refusal.body(path), refusal.headers)
+        if path == traces.PATH:
+            traces.refuse(refusal, exchange)
+        else:
+            exchange.answer(refusal.status, refusal.body(path), refusal.headers)
 
     async def _handle(self, request: Request) -> None:
         if (".." in request.path or "%" in request.path) and ".." in unquote(request.path).split("/"):
@@ -207,6 +216,9 @@ class Gateway:
             return
         if request.method == "POST" and (closed := _CLOSED_RUN.fullmatch(request.path)):
             await self._feedback.close_run(request, unquote(closed[1]))
+            return
+        if request.method == "POST" and request.path == traces.PATH.removeprefix("/v1"):
+            await self._traces.answer(request)
             return
         names = model_list.names(routes)
         if request.method == "GET" and request.path == "/models" and names:

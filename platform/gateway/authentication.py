@@ -27,13 +27,7 @@ class Authenticator:
 
     def caller(self, headers: Sequence[Header], keeper: SnapshotKeeper) -> Caller:
         """Raises Refused: 401 without a live key, 503 before any key is known."""
-        if not keeper.is_loaded:
-            raise Refused(
-                503,
-                "The gateway has just started and does not know its keys yet: try again in a moment.",
-                type="server_error",
-                code="starting",
-            )
+        require_loaded(keeper)
         key = _key(headers)
         if not key:
             raise _unauthorized(
@@ -51,6 +45,17 @@ class Authenticator:
                 "This API key is unknown or was revoked. Make a new one for the project and use that."
             )
         return caller
+
+
+def require_loaded(keeper: SnapshotKeeper) -> None:
+    """Raises Refused (503) before any key is known."""
+    if not keeper.is_loaded:
+        raise Refused(
+            503,
+            "The gateway has just started and does not know its keys yet: try again in a moment.",
+            type="server_error",
+            code="starting",
+        )
 
 
 def _key(headers: Sequence[Header]) -> str:

@@ -322,4 +322,5 @@ class CallCapture:
             "cached_tokens": answer.cached_tokens,
             "reasoning_tokens": answer.reasoning_tokens,
             "tool_call_count": answer.tool_call_count,
+            "tool_calls": answer.tool_calls,
         }

@@ -8,6 +8,7 @@ it can refuse other content under one of them; what it cannot know is found when
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -15,12 +16,13 @@ import orjson
 
 from gateway.errors import Refused, bad_request, unprocessable
 from gateway.feedback_fields import parse
+from gateway.intake import keep
 from gateway.limiter import Limiter, used_up
 from gateway.metrics import Metrics
 from gateway.request import Request
 from telemetry.metrics import CLOSED, Rules
 from telemetry.records import SignalRecord
-from telemetry.spool import Spool, SpoolBroken, SpoolFull
+from telemetry.spool import Spool
 
 MAX_BODY_BYTES = 4 << 20
 MAX_SIGNALS = 1000
@@ -49,24 +51,26 @@ class Feedback:
             raise used_up(exceeded)
         document = _document(await request.body(MAX_BODY_BYTES))
         if "signals" not in document:
-            record = self._parse(document, request)
-            await self._keep([record])
-            request.exchange.answer(202, orjson.dumps({"id": record.signal_id, "status": "accepted"}))
-            return
-        items = _items(document)
-        self._limiter.count_signals(request.caller, len(items) - 1, now_s)
-        await self._answer_all(request, items)
+            await self.answer_one(request, document)
+        else:
+            await self.answer_all(request, _items(document))
 
     async def close_run(self, request: Request, run_id: str) -> None:
         """`POST /v1/runs/{run_id}/close`: the agent says that the run is over. Another way to send the signal `closed`,
         with the answer and the errors of one signal."""
         if exceeded := self._limiter.refuse_signal(request.caller, request.started_at / 1e6):
             raise used_up(exceeded)
-        record = self._parse({"run_id": run_id, "name": CLOSED, "value": True}, request)
+        await self.answer_one(request, {"run_id": run_id, "name": CLOSED, "value": True})
+
+    async def answer_one(self, request: Request, fields: Any, *, source: str = "feedback") -> None:
+        """Answer with the id of the one signal, which has been counted. Raises Refused."""
+        record = self._parse(fields, request, source)
         await self._keep([record])
         request.exchange.answer(202, orjson.dumps({"id": record.signal_id, "status": "accepted"}))
 
-    async def _answer_all(self, request: Request, items: Sequence[Any]) -> None:
+    async def answer_all(self, request: Request, items: Sequence[Any], *, source: str = "feedback") -> None:
+        """Answer for each of the signals, the first of which has been counted. Raises Refused (503)."""
+        self._limiter.count_signals(request.caller, len(items) - 1, request.started_at / 1e6)
         records: list[SignalRecord] = []
         ids: list[UUID | None] = []
         refused: list[dict[str, Any]] = []
@@ -74,7 +78,7 @@ class Feedback:
             if index and index % SIGNALS_AT_ONCE == 0:
                 await asyncio.sleep(0)
             try:
-                record = self._parse(item, request)
+                record = self._parse(item, request, source)
             except Refused as refusal:
                 refused.append({"index": index, "param": refusal.param, "message": refusal.message})
                 ids.append(None)
@@ -94,7 +98,7 @@ class Feedback:
         )
         request.exchange.answer(422, orjson.dumps(orjson.loads(none.body()) | answer))
 
-    def _parse(self, fields: Any, request: Request) -> SignalRecord:
+    def _parse(self, fields: Any, request: Request, source: str) -> SignalRecord:
         caller = request.caller
         record = parse(
             fields, caller=caller, rules=self._rules(caller.project_id), received_at=request.started_at
@@ -107,18 +111,10 @@ class Feedback:
                 param="idempotency_key",
                 code="idempotency_conflict",
             )
-        return record
+        return replace(record, source=source)
 
     async def _keep(self, records: Sequence[SignalRecord]) -> None:
-        """Return when they are on the disk: unlike a call, feedback can be sent again."""
-        try:
-            for record in records:
-                self._spool.append(record)
-            await asyncio.wrap_future(self._spool.synced())
-        except (SpoolFull, SpoolBroken):
-            raise Refused(
-                503, "The feedback could not be stored: try again later.", type="server_error", code="spool"
-            ) from None
+        await keep(self._spool, records, "feedback")
         self._metrics.feedback += len(records)
         for record in records:
             if record.idempotency_key:

@@ -21,6 +21,7 @@ class Metrics:
         self.refused = Counter[int]()
         self.in_flight = 0
         self.feedback = 0
+        self.spans = 0
         self.capture_errors = 0
         """Calls of which something was not captured, for another reason than a full spool."""
 
@@ -33,6 +34,7 @@ class Metrics:
                 by("status", {str(status): count for status, count in self.refused.items()}),
             ),
             Family("feedback_total", "Feedback accepted.", [({}, self.feedback)]),
+            Family("spans_total", "Spans of agents' own instrumentation accepted.", [({}, self.spans)]),
             Family(
                 "capture_errors_total",
                 "Calls of which something could not be captured.",

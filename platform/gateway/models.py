@@ -1,4 +1,5 @@
-"""The gateway's own tables: where a project's calls may go, and how much it may use. Fields and constraints only."""
+"""The gateway's own tables: where a project's calls may go, how much it may use, who may send signals without a key.
+Fields and constraints only."""
 
 from django.db import models
 from django.db.models import Q
@@ -156,3 +157,29 @@ class Limit(models.Model):
 
     def __str__(self) -> str:
         return in_words(Measure(self.measure), self.amount, self.window_s)
+
+
+class Webhook(models.Model):
+    """An address under which a business system sends signals, signed with a secret instead of an API key."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="webhooks")
+    name = models.CharField(max_length=32)
+    """For people, and in the source of the signals that come by it: `webhook:<name>`."""
+    address = models.CharField(max_length=50, unique=True)
+    """What stands behind `/v1/webhooks/`: the name, and something that keeps projects apart."""
+    api_key = models.ForeignKey(ApiKey, on_delete=models.PROTECT, related_name="webhooks")
+    """Whose signals they are: its limits hold, and once it is revoked nothing comes in any more."""
+    secret = models.BinaryField()
+    """Sealed for this webhook (`gateway.credentials`)."""
+    created_at = models.DateTimeField()
+    updated_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(name="webhook_name_unique", fields=["project", "name"]),
+            models.CheckConstraint(name="webhook_named", condition=~Q(name="")),
+        ]
+
+    def __str__(self) -> str:
+        return self.name

@@ -80,13 +80,15 @@ class Request:
                 413, f"The request body is larger than {limit_bytes} bytes.", code="body_too_large"
             ) from None
 
-    def decoded(self, body: bytes) -> bytes:
-        """The body without its content encoding. Raises Refused (400)."""
+    def decoded(self, body: bytes, *, limit_bytes: int = encodings.MAX_DECODED_BYTES) -> bytes:
+        """The body without its content encoding. Raises Refused: 400, or 413 for what unfolds beyond the limit."""
         encoding = first(self.headers, b"content-encoding")
         if not encoding:
             return body
         try:
-            return encodings.decode(body, encoding)
+            return encodings.decode(body, encoding, limit_bytes=limit_bytes)
+        except encodings.TooLarge as error:
+            raise Refused(413, f"The request body cannot be read: {error}.", code="body_too_large") from None
         except encodings.Undecodable as error:
             raise bad_request(
                 f"The request body cannot be read: {error}.", param="content-encoding"

@@ -1,8 +1,10 @@
-"""Changes to where a project's calls go and how much it may use: each one transaction with its audit event.
+"""Changes to where a project's calls go, how much it may use and who signs signals for it: each one transaction
+with its audit event.
 
 Gateways hear of a change when it commits. Reading is `gateway.snapshot`'s business."""
 
 import re
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,13 +17,16 @@ from audit import ledger
 from audit.actions import JSON, Action, Actor, ObjectRef
 from gateway import credentials
 from gateway.limits import Measure
-from gateway.models import Alias, AliasTarget, Limit, Upstream
+from gateway.models import Alias, AliasTarget, Limit, Upstream, Webhook
 from gateway.upstream_settings import InvalidUpstream, UpstreamSettings, parsed
 from kernel.notify import ROUTES_CHANGED, notify
 from release.models import Deployment
 
 UPSTREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """Nothing that has a meaning in an alias' target or in a metric's label."""
+WEBHOOK_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+"""What can stand in a URL and in a signal's source."""
+MIN_SECRET_CHARACTERS, MAX_SECRET_CHARACTERS = 24, 200
 MAX_WINDOW_S = 31 * 24 * 3600
 MAX_AMOUNT = 2**53
 """More than the ledger can write."""
@@ -33,6 +38,10 @@ class InvalidAlias(ValueError):
 
 class InvalidLimit(ValueError):
     """A limit cannot be set like this; the sentence begins with the field."""
+
+
+class InvalidWebhook(ValueError):
+    """A webhook cannot be set like this; the sentence begins with the field."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,6 +190,50 @@ def remove_limit(*, limit: Limit, actor: Actor, now: datetime, reason: str = "")
     limit.delete()
 
 
+@transaction.atomic
+def set_webhook(
+    *,
+    project: Project,
+    name: str,
+    api_key: ApiKey,
+    secret: str | None,
+    actor: Actor,
+    now: datetime,
+    reason: str = "",
+) -> Webhook:
+    """Let a business system send signals of the project, signed with `secret`, as if they came with the API key.
+
+    The webhook of this name is made, with an address of its own, or changed, and keeps its address. `secret` None: the
+    one there is stays. Raises InvalidWebhook."""
+    _lock(project)
+    if not WEBHOOK_NAME.fullmatch(name):
+        raise InvalidWebhook(f"name: small letters, digits and '-' only, 1 to 32 of them, not {name!r}")
+    if api_key.project_id != project.pk or api_key.revoked_at is not None:
+        raise InvalidWebhook(f"api_key: {api_key.prefix}… is not a live key of {project}")
+    row = Webhook.objects.filter(project=project, name=name).first() or Webhook(
+        project=project, name=name, address=f"{name}-{secrets.token_hex(6)}", secret=b"", created_at=now
+    )
+    if secret is not None:
+        row.secret = _sealed_secret(row, secret)
+    elif not row.secret:
+        raise InvalidWebhook("secret: a new webhook needs one")
+    row.api_key = api_key
+    row.updated_at = now
+    row.save()
+    told: dict[str, JSON] = {**_told_of(row), "is_secret_new": secret is not None}
+    _record(Action.WEBHOOK_SET, row, told, actor=actor, reason=reason, now=now)
+    return row
+
+
+@transaction.atomic
+def remove_webhook(*, webhook: Webhook, actor: Actor, now: datetime, reason: str = "") -> None:
+    """Take nothing any more under its address. Signals that came by it stay."""
+    _lock(webhook.project)
+    webhook = Webhook.objects.select_related("project").get(pk=webhook.pk)
+    _record(Action.WEBHOOK_REMOVED, webhook, _told_of(webhook), actor=actor, reason=reason, now=now)
+    webhook.delete()
+
+
 def _lock(project: Project) -> None:
     """One change of a project's routing at a time: its rows point at each other."""
     Project.objects.select_for_update().get(pk=project.pk)
@@ -206,6 +259,20 @@ def _sealed(row: Upstream, base_url: str, credential: str | None) -> bytes:
     if not credential:
         return b""
     return credentials.seal(credential, key=key, project_id=project_id, base_url=base_url)
+
+
+def _sealed_secret(row: Webhook, secret: str) -> bytes:
+    if not MIN_SECRET_CHARACTERS <= len(secret) <= MAX_SECRET_CHARACTERS:
+        raise InvalidWebhook(
+            f"secret: it must have {MIN_SECRET_CHARACTERS} to {MAX_SECRET_CHARACTERS} characters, not {len(secret)}"
+        )
+    return credentials.seal_secret(
+        secret, key=installation.KEYRING.credential_key, project_id=row.project_id, webhook_id=row.pk
+    )
+
+
+def _told_of(row: Webhook) -> dict[str, JSON]:
+    return {"name": row.name, "address": row.address, "api_key": str(row.api_key_id)}
 
 
 def _target(alias: Alias, target: TargetSetting) -> AliasTarget:
@@ -261,7 +328,7 @@ def _exact(value: object) -> JSON:
 
 def _record(
     action: Action,
-    row: Upstream | Alias | Limit,
+    row: Upstream | Alias | Limit | Webhook,
     data: dict[str, JSON],
     *,
     actor: Actor,

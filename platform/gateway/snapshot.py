@@ -6,7 +6,7 @@ calls."""
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -38,6 +38,16 @@ class Caller:
     """Nothing may be learnt from what it calls."""
 
 
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Who may send signals under an address, and how it proves that it is the one."""
+
+    name: str
+    caller: Caller
+    """The API key whose signals they are."""
+    secret: str = field(repr=False)
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """One consistent view. Never changed, only replaced."""
@@ -50,9 +60,11 @@ class Snapshot:
     """By the id of the project or API key that they bind."""
     rules: Mapping[UUID, Rules]
     """What feedback is held against, by project; one that has declared nothing is not there."""
+    webhooks: Mapping[str, Webhook]
+    """By address."""
 
 
-EMPTY = Snapshot(callers={}, projects={}, limits={}, rules={})
+EMPTY = Snapshot(callers={}, projects={}, limits={}, rules={}, webhooks={})
 
 
 class Source(Protocol):
@@ -77,10 +89,10 @@ class DatabaseSource:
 
     def __init__(self) -> None:
         self._unreadable: set[UUID] = set()
-        """Upstreams whose credential has been complained about."""
+        """Upstreams and webhooks whose secret has been complained about."""
 
     def load(self) -> Snapshot:
-        """Everything in eight queries, however many projects there are."""
+        """Everything in nine queries, however many projects there are."""
         self._listen()
         deployments: dict[UUID, dict[str, Route]] = {}
         for route in routes():
@@ -111,6 +123,7 @@ class DatabaseSource:
             },
             limits=limits,
             rules=rules_of(),
+            webhooks=self._webhooks(),
         )
 
     def shipped(self, process: str) -> Mapping[str, tuple[int, int]]:
@@ -151,6 +164,30 @@ class DatabaseSource:
             asks_usage=row.asks_usage,
             prices={model: Price(**price) for model, price in row.prices.items()},
         )
+
+    def _webhooks(self) -> dict[str, Webhook]:
+        """Those whose API key lives and whose secret can be read."""
+        found = {}
+        for row in models.Webhook.objects.filter(api_key__revoked_at=None).order_by("pk"):
+            try:
+                secret = credentials.unseal_secret(
+                    bytes(row.secret),
+                    key=settings.KEYRING.credential_key,
+                    project_id=row.project_id,
+                    webhook_id=row.pk,
+                )
+            except credentials.Unreadable:
+                if row.pk not in self._unreadable:
+                    log.error(
+                        "webhook %s of project %s takes nothing: its secret cannot be read. Was keyring.json replaced,"
+                        " or the row edited? Set the webhook again, with its secret.",
+                        row.name, row.project_id,
+                    )  # fmt: skip
+                self._unreadable.add(row.pk)
+            else:
+                self._unreadable.discard(row.pk)
+                found[row.address] = Webhook(row.name, Caller(row.api_key_id, row.project_id), secret)
+        return found
 
     def _credential(self, row: models.Upstream) -> str | None:
         """The credential, or None when it cannot be read; said once, until it can be read again."""

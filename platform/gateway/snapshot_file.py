@@ -21,13 +21,13 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from gateway.limits import Limit, Measure
 from gateway.routing import AliasTarget, Price, ProjectRoutes, Timeouts, Upstream
-from gateway.snapshot import Caller, Snapshot
+from gateway.snapshot import Caller, Snapshot, Webhook
 from release.routing import Route, Target
 from telemetry.metrics import Better, Kind, Level, Metric, Rules
 
 log = logging.getLogger(__name__)
 
-HEADER = b"ratchet snapshot 2\n"
+HEADER = b"ratchet snapshot 3\n"
 """In clear in front of the rest, and authenticated with it. The number grows with every change of a type below."""
 NONCE_BYTES = 12
 
@@ -134,6 +134,7 @@ def _encode(snapshot: Snapshot) -> bytes:
         "projects": snapshot.projects,
         "limits": snapshot.limits,
         "rules": snapshot.rules,
+        "webhooks": snapshot.webhooks,
     }
     return orjson.dumps(document, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS)
 
@@ -141,16 +142,19 @@ def _encode(snapshot: Snapshot) -> bytes:
 def _decode(plain: bytes) -> Snapshot:
     document = orjson.loads(plain)
     return Snapshot(
-        callers={
-            bytes.fromhex(digest): Caller(
-                UUID(caller["key_id"]), UUID(caller["project_id"]), caller["is_opted_out"]
-            )
-            for digest, caller in document["callers"].items()
-        },
+        callers={bytes.fromhex(digest): _caller(caller) for digest, caller in document["callers"].items()},
         projects={UUID(key): _routes(routes) for key, routes in document["projects"].items()},
         limits={UUID(key): tuple(map(_limit, limits)) for key, limits in document["limits"].items()},
         rules={UUID(key): _rules(rules) for key, rules in document["rules"].items()},
+        webhooks={
+            address: Webhook(stored["name"], _caller(stored["caller"]), stored["secret"])
+            for address, stored in document["webhooks"].items()
+        },
     )
+
+
+def _caller(stored: Mapping[str, Any]) -> Caller:
+    return Caller(UUID(stored["key_id"]), UUID(stored["project_id"]), stored["is_opted_out"])
 
 
 def _routes(stored: Mapping[str, Any]) -> ProjectRoutes:

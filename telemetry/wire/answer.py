@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from telemetry.wire.lenient import mapping, mappings, text
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
@@ -23,6 +25,16 @@ class Answer:
     """It came to its own end: the JSON parsed, or the stream said that it is complete."""
 
     @property
+    def tool_calls(self) -> tuple[tuple[str, str], ...]:
+        """Id and tool of each of its tool calls that has an id."""
+        calls = mappings(self.message.get("tool_calls")) if self.message else []
+        return tuple((text(call["id"]), _tool(call)) for call in calls if text(call.get("id")))
+
+    @property
     def tool_call_count(self) -> int:
         calls = self.message.get("tool_calls") if self.message else None
         return len(calls) if isinstance(calls, list) else 0
+
+
+def _tool(call: dict[str, Any]) -> str:
+    return text(mapping(call.get("function")).get("name")) or text(mapping(call.get("custom")).get("name"))

@@ -19,7 +19,7 @@ from accounts import keys
 from gateway.app import Gateway, Limits
 from gateway.limits import Limit
 from gateway.routing import ProjectRoutes, Timeouts, Upstream
-from gateway.snapshot import EMPTY, Caller, Snapshot
+from gateway.snapshot import EMPTY, Caller, Snapshot, Webhook
 from gateway.snapshot_file import SnapshotFile
 from gateway.wire.server import Server
 from kernel.ids import uuid7
@@ -118,6 +118,12 @@ class ServedGateway:
         """What the tenant's feedback is held against."""
         old = self.source.snapshot
         self.source.snapshot = replace(old, rules={**old.rules, tenant.project_id: rules})
+        self._settle()
+
+    def add_webhook(self, address: str, webhook: Webhook) -> None:
+        """Let a business system send signals under the address."""
+        old = self.source.snapshot
+        self.source.snapshot = replace(old, webhooks={**old.webhooks, address: webhook})
         self._settle()
 
     def remove_tenant(self, tenant: Tenant) -> None:

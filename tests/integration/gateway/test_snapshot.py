@@ -96,7 +96,7 @@ def test_the_queries_do_not_grow_with_what_is_loaded(
             services.set_alias(
                 project=project, name=f"to-{name}", targets=[TargetSetting(upstream=name)], **BY
             )
-        with django_assert_num_queries(8):
+        with django_assert_num_queries(9):
             assert len(source.load().projects) == number + 1
 
 

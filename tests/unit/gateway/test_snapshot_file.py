@@ -11,7 +11,7 @@ import pytest
 
 from gateway.limits import Limit, Measure
 from gateway.routing import AliasTarget, Price, ProjectRoutes, Timeouts, Upstream
-from gateway.snapshot import EMPTY, Caller, Snapshot
+from gateway.snapshot import EMPTY, Caller, Snapshot, Webhook
 from gateway.snapshot_file import SnapshotFile
 from release.routing import Route, Target
 from telemetry.metrics import Better, Kind, Level, Metric, Rules
@@ -84,6 +84,7 @@ FULL = Snapshot(
             is_strict=True,
         )
     },
+    webhooks={"helpdesk-1": Webhook("helpdesk", Caller(uuid4(), PROJECT), "whsec_secret")},
 )
 
 
@@ -164,7 +165,7 @@ def test_an_altered_file_or_another_shape_is_ignored_and_replaced(
         b"": "another version",
         whole[: body + 5]: "altered",
         whole[:-1]: "altered",
-        whole.replace(b" 2\n", b" 3\n", 1): "another version",
+        whole.replace(b" 3\n", b" 4\n", 1): "another version",
         **{
             whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]: "altered"
             for at in (body, body + 12, len(whole) - 1)
