@@ -65,7 +65,7 @@ def as_text(shown: Waterfall) -> str:
         so_far += entry.amount
         evidence[len(rows)] = entry.evidence
         step = "" if entry.step is None else str(entry.step)
-        rows.append((entry.part, step, entry.term, _signed(entry.amount), _signed(so_far), entry.why))
+        rows.append((entry.part, step, entry.term, signed(entry.amount), signed(so_far), entry.why))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     lines = []
     for number, row in enumerate(rows):
@@ -83,7 +83,7 @@ def _verdict(shown: Waterfall) -> list[str]:
         lines = ["No reward."]
     else:
         lines = [
-            f"Reward {_signed(shown.total)}: the lines {'add up to it' if shown.adds_up else 'DO NOT add up'}."
+            f"Reward {signed(shown.total)}: the lines {'add up to it' if shown.adds_up else 'DO NOT add up'}."
         ]
     if shown.missing:
         lines.append(f"Not known: {', '.join(shown.missing)}.")
@@ -94,7 +94,8 @@ def _verdict(shown: Waterfall) -> list[str]:
     return lines
 
 
-def _signed(amount: Decimal) -> str:
+def signed(amount: Decimal) -> str:
+    """To the last billionth, with its sign: `+0.46`."""
     return f"{amount.normalize() + 0:+f}"
 
 

@@ -332,7 +332,14 @@ def write_episode(
 ) -> Episode:
     """The episode of a run; its parts add up to its reward."""
     whole = parts if outcome is None else {"outcome": outcome, **parts}
-    payload = json.dumps({"run": str(run.pk), "parts": whole}, sort_keys=True).encode()
+    entries = [
+        {"term": part, "part": part, "step": None, "amount": amount, "why": f"{part} is {amount:g}, weight 1",
+         "evidence": ["the user said \u201cthank you\u201d"] if part == "outcome" else []}
+        for part, amount in whole.items()
+    ]  # fmt: skip
+    reward = {"total": None if outcome is None else sum(whole.values()), "waterfall": entries}
+    reward |= {"missing": [] if outcome is not None else ["reward"], "not_final": [], "veto": ""}
+    payload = json.dumps({"run": str(run.pk), "reward": reward}, sort_keys=True).encode()
     return Episode.objects.create(
         project=run.project, run_id=run.pk, run_revision=run.revision, reward_spec=spec,
         task_key=run.task_key,

@@ -1,5 +1,6 @@
 """Pages of learning: reward specs, episodes, snapshots, training jobs, evaluations."""
 
+from itertools import accumulate
 from typing import Any
 
 from django.db.models import CharField, OuterRef, Subquery, Value
@@ -23,6 +24,7 @@ from console.records.base import (
     short,
     when,
 )
+from learning import waterfalls
 from learning.models import DatasetSnapshot, Episode, Evaluation, RewardSpecVersion, TrainingJob
 from release.models import ModelVersion, Promotion
 from telemetry.models import Run
@@ -98,9 +100,17 @@ class EpisodeAdmin(RecordAdmin):
         ]
 
     def detail(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        shown = waterfalls.waterfall(row)
         return {
             "title": f"Episode {short(row.pk)}",
             "bars": waterfall(_numbers(row.reward_parts), row.reward),
+            "shown": shown,
+            "lines": [
+                (entry, waterfalls.signed(entry.amount), waterfalls.signed(so_far))
+                for entry, so_far in zip(
+                    shown.entries, accumulate(entry.amount for entry in shown.entries), strict=True
+                )
+            ],
         }
 
 
@@ -294,7 +304,7 @@ class EvaluationAdmin(RecordAdmin):
 
 def _numbers(parts: dict[str, Any]) -> dict[str, float]:
     """What is gained first, then what it costs; PostgreSQL's JSON keeps no order of its own."""
-    order = ["outcome", "cost", "risk", "step"]
+    order = ["outcome", "cost", "risk", "step", "shaping", "clip", "veto"]
     names = sorted(parts, key=lambda name: order.index(name) if name in order else len(order))
     return {name: float(parts[name]) for name in names if isinstance(parts[name], (int, float))}
 

@@ -35,6 +35,9 @@ LINK_REASONS = {
     "opening": "no earlier answer is in the request, so it opens a run",
     "echo": "the request repeats the previous answer",
     "echo_ambiguous": "the request repeats an answer that several runs share",
+    "continued": "the request names the response that it continues",
+    "repeat": "the history was cut or rewritten, and still ends with this run's last answer",
+    "trace": "nothing but the caller's trace joins it",
     "retry": "the SDK sent the same request again",
     "single": "a call without messages, which nothing continues",
     "orphan": "the request holds answers that did not come through here",
@@ -178,6 +181,9 @@ class RunAdmin(RecordAdmin):
     def facts(self, row: Any) -> list[Fact]:
         return [
             Fact("State", row.state),
+            Fact("Reopened by a late call", moment(row.reopened_at) if row.reopened_at else ""),
+            Fact("Signals may change until", moment(row.matures_at) if row.matures_at else ""),
+            *_parent(row),
             Fact("Started", moment(row.started_at)),
             Fact("Duration", seconds(row.started_at, row.latest_call_at)),
             Fact("Project", row.project.name),
@@ -196,10 +202,23 @@ class RunAdmin(RecordAdmin):
         return {
             "title": f"Run {clipped(row.name) or short(row.pk)}",
             "turns": turns_of(row),
+            "children": [
+                (child, url_of(Run, child.pk))
+                for child in Run.objects.filter(parent_step__run=row).order_by("started_at")
+            ],
             "signals": row.signals.select_related("api_key").order_by("observed_at"),
             "episodes": [(episode, url_of(Episode, episode.pk)) for episode in episodes],
             "reward": row.latest_reward,
         }
+
+
+def _parent(run: Run) -> list[Fact]:
+    step = run.parent_step
+    if step is None:
+        return []
+    return [
+        Fact("Sub-agent of", f"run {short(step.run_id)}, step {step.index}", href=url_of(Run, step.run_id))
+    ]
 
 
 class CallAdmin(RecordAdmin):

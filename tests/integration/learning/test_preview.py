@@ -94,7 +94,7 @@ def test_the_commands_show_a_preview_and_record_what_was_seen(history, project, 
     file = tmp_path / "spec.yaml"
     file.write_text(yaml.safe_dump(changed(reward_spec, outcome=CSAT).to_dict()))
     out = StringIO()
-    call_command("preview_reward_spec", str(file), project="desk", stdout=out)
+    call_command("preview_reward_spec", file=file, project="desk", stdout=out)
     shown = out.getvalue()
     assert "1 of 1 pairs of one task change places" in shown
     assert f"run {history['good']} 0.9600 -> 0.0600" in shown
@@ -106,8 +106,8 @@ def test_the_commands_show_a_preview_and_record_what_was_seen(history, project, 
     with pytest.raises(CommandError, match="--preview: must be"):
         call_command("publish_reward", project="desk", file=file, preview="no", stdout=StringIO())
     file.write_text("schema: 2\nname: x\n")
-    with pytest.raises(CommandError, match="FILE: outcome: must have"):
-        call_command("preview_reward_spec", str(file), project="desk", stdout=StringIO())
+    with pytest.raises(CommandError, match="--file: outcome: must have"):
+        call_command("preview_reward_spec", file=file, project="desk", stdout=StringIO())
 
 
 def test_an_episode_explains_its_reward_to_the_last_billionth(history, project):

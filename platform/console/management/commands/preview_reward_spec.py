@@ -1,4 +1,4 @@
-"""`manage.py preview_reward_spec FILE`: what would change for a project's history if this spec were published."""
+"""`manage.py preview_reward_spec --file YAML`: what would change for a project if this spec were published."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         add_project(parser)
-        parser.add_argument("file", type=Path, metavar="FILE")
+        parser.add_argument("--file", type=Path, required=True, metavar="YAML")
 
     def handle(self, *args: Any, **options: Any) -> None:
         project = project_of(options["project"])
@@ -35,9 +35,9 @@ class Command(BaseCommand):
                     on_progress=lambda done, total: bar.update(task, completed=done, total=total),
                 )
         except (OSError, UnicodeDecodeError, InvalidRewardSpec) as error:
-            raise CommandError(f"FILE: {error}") from None
+            raise CommandError(f"--file: {error}") from None
         except NothingInForce as error:
-            raise CommandError(f"--project: {error}") from None
+            raise CommandError(f"--project: {error}; publish one first (publish_reward)") from None
         self.stdout.write("\n".join(_lines(seen)))
 
 
