@@ -42,6 +42,7 @@ from telemetry.ingest import Ingester  # noqa: E402
 from telemetry.records import BeginRecord, EndRecord, SignalRecord  # noqa: E402
 from telemetry.spool import Spool  # noqa: E402
 from telemetry.stitching import extend, roll  # noqa: E402
+from telemetry.stitching import said as said_of  # noqa: E402
 from tests.benchmarks.bench_ingest import database, tenant  # noqa: E402
 
 ACTOR = Actor.service("benchmark")
@@ -75,11 +76,13 @@ def _live_one(key: ApiKey, spool: Spool, trajectory: list[dict[str, Any]], numbe
             spool.append(BeginRecord(
                 call_id=call_id, project_id=key.project_id, api_key_id=key.id, started_at=at, dialect="chat",
                 method="POST", path="/v1/chat/completions", model_requested="gpt-4o", prefix_hash=hashes.prefix,
-                parent_hashes=hashes.parents, request=orjson.dumps({"model": "gpt-4o", "messages": history}),
+                parent_hashes=hashes.parents, repeat_hashes=hashes.repeats,
+                result_hashes=hashes.results, request=orjson.dumps({"model": "gpt-4o", "messages": history}),
             ))  # fmt: skip
             spool.append(EndRecord(
                 call_id=call_id, outcome="complete", status_code=200, finish_reason="stop", prompt_tokens=2000,
-                completion_tokens=60, echo_hash=extend(hashes.prefix, said), ended_at=at + 900_000,
+                completion_tokens=60, echo_hash=extend(hashes.prefix, said), said_hash=said_of(said),
+                ended_at=at + 900_000,
                 response=orjson.dumps(answer), response_type="application/json",
             ))  # fmt: skip
             message = {name: value for name, value in said.items() if value is not None}
